@@ -1,0 +1,63 @@
+//! What can go wrong between us and the broker, in one type, so that every caller decides alike.
+
+use std::time::Duration;
+
+/// A request to the broker that did not succeed.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum BrokerError {
+    /// No answer in time: slow, disconnected, full, or the right to publish there is missing (NATS answers nothing then).
+    #[error("{doing}: no answer from the broker within {} s", .waited.as_secs_f32())]
+    Timeout {
+        /// What was being done, to what.
+        doing: String,
+        /// How long was waited.
+        waited: Duration,
+    },
+    /// The connection is down, or nobody serves the subject (JetStream off, stream without a leader).
+    #[error("{doing}: the broker is away ({reason})")]
+    Away {
+        /// What was being done, to what.
+        doing: String,
+        /// What the client said.
+        reason: String,
+    },
+    /// The stream, bucket or consumer does not exist (any more).
+    #[error("{doing}: there is no such stream or consumer on the broker")]
+    Absent {
+        /// What was being done, to what.
+        doing: String,
+    },
+    /// The broker has no room: its disk, or a limit of its account or stream. Cleared by a person.
+    #[error("{doing}: the broker has no room ({reason})")]
+    Full {
+        /// What was being done, to what.
+        doing: String,
+        /// The server's words.
+        reason: String,
+    },
+    /// The broker refused for another reason.
+    #[error("{doing}: refused by the broker: {reason} (code {code})")]
+    Refused {
+        /// What was being done, to what.
+        doing: String,
+        /// The `err_code` of the JetStream API, or the status of a direct get.
+        code: u64,
+        /// The server's words.
+        reason: String,
+    },
+    /// The answer was not what the protocol promises.
+    #[error("{doing}: an answer that makes no sense: {reason}")]
+    Answer {
+        /// What was being done, to what.
+        doing: String,
+        /// What was wrong with it.
+        reason: String,
+    },
+}
+
+impl BrokerError {
+    /// True when waiting for the broker is the cure: it, or the way to it, is away.
+    pub fn is_away(&self) -> bool {
+        matches!(self, Self::Timeout { .. } | Self::Away { .. })
+    }
+}

@@ -1,0 +1,138 @@
+//! What the client says of its connection, as log lines for people and as [`Connection`]s for programs. Each is said once.
+
+use async_nats::{ClientError, Event, ServerError};
+use std::{
+    collections::HashSet,
+    sync::{Mutex, PoisonError},
+};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// How many denied subjects are remembered as warned about.
+const DENIED: usize = 1_000;
+
+/// Whether the broker is there, and how often it came.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Connection {
+    /// Whether it is there now, as far as is known.
+    pub connected: bool,
+    /// How many connections there were, this one included. Whoever sees it grow checks the log.
+    pub epoch: u64,
+}
+
+/// Turns the client's events into log lines and [`Connection`]s.
+pub(super) struct Listener {
+    changes: watch::Sender<Connection>,
+    servers: String,
+    /// What was warned about already: denied subjects for good, other complaints until the next connection.
+    denied: Mutex<HashSet<String>>,
+    complaint: Mutex<String>,
+    /// We end: that the connection ends too is no news.
+    leaving: CancellationToken,
+}
+
+impl Listener {
+    pub(super) fn new(
+        changes: watch::Sender<Connection>,
+        servers: String,
+        leaving: CancellationToken,
+    ) -> Self {
+        Self { changes, servers, denied: Mutex::default(), complaint: Mutex::default(), leaving }
+    }
+
+    pub(super) fn hear(&self, event: Event) {
+        if self.leaving.is_cancelled() {
+            return;
+        }
+        let mut complaint = self.complaint.lock().unwrap_or_else(PoisonError::into_inner);
+        match event {
+            Event::Connected => {
+                complaint.clear();
+                self.changes.send_modify(|now| *now = Connection { connected: true, epoch: now.epoch + 1 });
+                tracing::info!(servers = self.servers, "connected to the broker");
+            }
+            Event::Disconnected => {
+                self.changes.send_modify(|now| now.connected = false);
+                tracing::warn!(servers = self.servers, "lost the broker; reconnecting");
+            }
+            Event::Closed => self.changes.send_modify(|now| now.connected = false),
+            Event::ServerError(ServerError::Other(text)) => match denied(&text) {
+                Some((what, subject)) => {
+                    let mut known = self.denied.lock().unwrap_or_else(PoisonError::into_inner);
+                    if known.len() < DENIED && known.insert(format!("{what} {subject}")) {
+                        tracing::warn!(what, subject, "the broker denies us a subject");
+                    }
+                }
+                None => tracing::warn!(error = text, "the broker reports an error"),
+            },
+            Event::ServerError(error) => tracing::warn!(%error, "the broker reports an error"),
+            Event::SlowConsumer(subscription) => {
+                tracing::warn!(subscription, "messages came faster than they were read, and were dropped");
+            }
+            // One for each attempt; the first of a kind is enough.
+            Event::ClientError(ClientError::Other(text)) => {
+                if *complaint != text {
+                    tracing::warn!(
+                        servers = self.servers,
+                        error = text,
+                        "the broker cannot be reached; still trying"
+                    );
+                    *complaint = text;
+                }
+            }
+            Event::ClientError(error) => tracing::warn!(%error, "the client reports an error"),
+            Event::LameDuckMode => tracing::info!("the broker is about to end"),
+            Event::Draining => {}
+        }
+    }
+}
+
+/// `publish` or `subscribe`, and the subject, of a message such as `Permissions Violation for Publish to "a.b"`.
+fn denied(text: &str) -> Option<(&'static str, &str)> {
+    let lower = text.to_ascii_lowercase();
+    if !lower.contains("permissions violation for") {
+        return None;
+    }
+    let what = if lower.contains("for publish") { "publish" } else { "subscribe" };
+    let subject = text.split_once('"').and_then(|(_, rest)| rest.split('"').next());
+    Some((what, subject.unwrap_or(text)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_subject_of_a_violation_is_found() {
+        for (text, expected) in [
+            ("Permissions Violation for Publish to \"a.b\"", Some(("publish", "a.b"))),
+            (
+                "Permissions Violation for Subscription to \"x.>\" using queue \"q\"",
+                Some(("subscribe", "x.>")),
+            ),
+            (
+                "permissions violation for something",
+                Some(("subscribe", "permissions violation for something")),
+            ),
+            ("Maximum Payload Violation", None),
+        ] {
+            assert_eq!(denied(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn each_connection_is_counted_and_a_denied_subject_remembered_once() {
+        let (changes, seen) = watch::channel(Connection::default());
+        let listener = Listener::new(changes, "h:4222".into(), CancellationToken::new());
+        listener.hear(Event::Connected);
+        listener.hear(Event::Disconnected);
+        assert_eq!(*seen.borrow(), Connection { connected: false, epoch: 1 });
+        listener.hear(Event::Connected);
+        assert_eq!(*seen.borrow(), Connection { connected: true, epoch: 2 });
+        for _ in 0..3 {
+            let text = "Permissions Violation for Publish to \"a\"";
+            listener.hear(Event::ServerError(ServerError::Other(text.into())));
+        }
+        assert_eq!(listener.denied.lock().expect("not poisoned").len(), 1);
+    }
+}

@@ -1,0 +1,16 @@
+//! The NATS server: reaching it, asking it with bounded waits, and running an embedded one.
+
+mod connect;
+mod embedded;
+mod error;
+mod events;
+pub mod guard;
+mod server;
+mod version;
+pub mod wire;
+
+pub use connect::{Broker, Caller, ConnectError, Patience};
+pub use embedded::{Embedded, EmbeddedError, EmbeddedOptions};
+pub use error::BrokerError;
+pub use events::Connection;
+pub use version::{InvalidVersion, ServerVersion};

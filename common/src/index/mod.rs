@@ -1,0 +1,183 @@
+//! The index: a node's own record, in SQLite, of what it knows of each path and how far it trusts the log.
+//!
+//! Watcher and replicator of a node share it as separate processes. Writes go through one thread that puts all jobs that
+//! are waiting into one transaction: one sync of the disk for the group, whoever asked. A job is all or nothing, and is answered only
+//! when it would survive a power cut (WAL, `synchronous=FULL`). Reads see the last commit and wait for nobody.
+//!
+//! Costs: two connections and one thread; page caches of 8 MiB each at most; about 150 bytes of disk a path, and as much for the
+//! look-ups by content and inode.
+
+mod codec;
+mod digest;
+mod read;
+mod tx;
+mod types;
+mod writer;
+
+pub use digest::Digest;
+pub use read::PathCursor;
+pub use tx::{Commit, Tx};
+pub use types::{
+    Generation, Intent, Landmark, NodeState, Offer, Parked, PathState, Row, RowState, Stat, Trashed,
+};
+
+use rusqlite::Connection;
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+/// The schema this build reads and writes.
+pub const SCHEMA_VERSION: i64 = 1;
+/// How long a writer waits for the other process's transaction, which takes 20 ms at most unless the disk stalls.
+const BUSY: Duration = Duration::from_secs(5);
+const BUSY_PAUSE: Duration = Duration::from_millis(5);
+
+/// Why the index could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum IndexError {
+    /// SQLite refused: the disk, a damaged file, or the other process holding it for over 5 s.
+    #[error("the index at {0}: {1}", .path.as_deref().unwrap_or(Path::new("?")).display(), .source)]
+    Sqlite {
+        /// The index file, where known.
+        path: Option<PathBuf>,
+        /// SQLite's words.
+        source: Arc<rusqlite::Error>,
+    },
+    /// Written by a newer build. It was not touched.
+    #[error("the index at {} has schema {found}, and this build knows {SCHEMA_VERSION}: run the newer build", .path.display())]
+    Newer {
+        /// The index file.
+        path: PathBuf,
+        /// Its schema.
+        found: i64,
+    },
+    /// The writing thread has ended; the process is stopping.
+    #[error("the index is closed")]
+    Closed,
+}
+
+impl From<rusqlite::Error> for IndexError {
+    fn from(source: rusqlite::Error) -> Self {
+        Self::Sqlite { path: None, source: Arc::new(source) }
+    }
+}
+
+impl IndexError {
+    /// The disk under the index is full: waiting for space is the cure.
+    pub fn is_full(&self) -> bool {
+        matches!(self, Self::Sqlite { source, .. } if source.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull))
+    }
+
+    fn at(self, at: &Path) -> Self {
+        match self {
+            Self::Sqlite { path: None, source } => Self::Sqlite { path: Some(at.into()), source },
+            other => other,
+        }
+    }
+}
+
+/// A handle to the index of one node; cheap to clone.
+#[derive(Clone)]
+pub struct Index {
+    path: Arc<PathBuf>,
+    reader: Arc<Mutex<Connection>>,
+    writer: writer::Writer,
+}
+
+impl Index {
+    /// Opens the index, making it when it is not there. A schema of a newer build is refused and not touched.
+    pub fn open(path: &Path) -> Result<Self, IndexError> {
+        let open = || {
+            let conn = connect(path)?;
+            prepare(&conn, path)?;
+            Ok(Self {
+                path: Arc::new(path.into()),
+                reader: Arc::new(Mutex::new(connect(path)?)),
+                writer: writer::Writer::start(conn),
+            })
+        };
+        open().map_err(|error: IndexError| error.at(path))
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Runs a job in the next write transaction; answered when it is durable. An error of the job, or of the commit, leaves nothing of it behind.
+    pub async fn write<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&mut Tx<'_>) -> Result<T, IndexError> + Send + 'static,
+    ) -> Result<T, IndexError> {
+        self.writer.run(job).await.map_err(|error| error.at(&self.path))
+    }
+}
+
+fn connect(path: &Path) -> Result<Connection, IndexError> {
+    let conn = Connection::open(path)?;
+    conn.busy_timeout(BUSY)?;
+    conn.set_prepared_statement_cache_capacity(64);
+    let began = Instant::now();
+    // Two processes that make the file at once are told "locked" here without the wait that was asked for.
+    while let Err(error) = conn.execute_batch("PRAGMA journal_mode = WAL") {
+        let busy = error.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy);
+        if !busy || began.elapsed() > BUSY {
+            return Err(error.into());
+        }
+        std::thread::sleep(BUSY_PAUSE);
+    }
+    conn.execute_batch("PRAGMA synchronous = FULL; PRAGMA cache_size = -8192; PRAGMA temp_store = MEMORY;")?;
+    Ok(conn)
+}
+
+fn prepare(conn: &Connection, path: &Path) -> Result<(), IndexError> {
+    let version = |conn: &Connection| conn.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0));
+    let found = version(conn)?;
+    if found > SCHEMA_VERSION {
+        return Err(IndexError::Newer { path: path.into(), found });
+    }
+    if found == SCHEMA_VERSION {
+        return Ok(());
+    }
+    // Both processes may be here at once: the second finds the work done.
+    conn.execute_batch("BEGIN IMMEDIATE")?;
+    let made = (|| {
+        if version(conn)? == SCHEMA_VERSION {
+            return Ok(());
+        }
+        conn.execute_batch(include_str!("schema.sql"))?;
+        codec::write_node(conn, &NodeState::new())?;
+        conn.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+        Ok(())
+    })();
+    conn.execute_batch(if made.is_ok() { "COMMIT" } else { "ROLLBACK" })?;
+    made
+}
+
+impl NodeState {
+    pub(crate) fn new() -> Self {
+        Self {
+            generation: Generation(0),
+            created: None,
+            version: crate::event::Version::ZERO,
+            at_version: None,
+            top: None,
+            beyond: Vec::new(),
+            fresh: true,
+            log_read: false,
+            restored: false,
+            no_base: Generation(0),
+            marker_name: None,
+            marker_number: 0,
+            marker_pending: 0,
+            digest: Digest::default(),
+            files: 0,
+            bytes: 0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,263 @@
+//! Reading the index: the last commit, without waiting for the writer.
+
+use super::{Index, IndexError, NodeState, Offer, Parked, PathState, Row, Trashed, codec::*, types::*};
+use crate::{event::StreamCreated, hash::ContentHash, path::MediaPath, time::Timestamp};
+use rusqlite::{Connection, OptionalExtension, params};
+
+impl Index {
+    fn read<T>(&self, query: impl FnOnce(&Connection) -> Result<T, IndexError>) -> Result<T, IndexError> {
+        // A panic in a query leaves the connection as usable as before.
+        let conn = self.reader.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        query(&conn).map_err(|error| error.at(&self.path))
+    }
+
+    /// Where this node stands.
+    pub fn node(&self) -> Result<NodeState, IndexError> {
+        self.read(read_node)
+    }
+
+    /// Everything about one path; some 20 microseconds.
+    pub fn path_state(&self, path: &MediaPath) -> Result<PathState, IndexError> {
+        self.read(|conn| read_path_state(conn, path))
+    }
+
+    /// The creation time of the life of the log that a generation trusted.
+    pub fn created(&self, generation: Generation) -> Result<Option<StreamCreated>, IndexError> {
+        self.read(|conn| {
+            let mut statement = conn.prepare_cached("SELECT created FROM generations WHERE id = ?1")?;
+            Ok(statement.query_row(params![sql(generation.0)], created_from).optional()?)
+        })
+    }
+
+    /// Up to 8 present paths with this content, of whatever generation: places to copy from.
+    pub fn paths_with(&self, content: ContentHash) -> Result<Vec<(MediaPath, Row)>, IndexError> {
+        self.read(|conn| {
+            let mut query =
+                conn.prepare_cached("SELECT * FROM rows WHERE sha256 = ?1 AND state = 1 LIMIT 8")?;
+            let found =
+                query.query_map(params![content.raw()], |row| Ok((path_from(row)?, row_from(row)?)))?;
+            Ok(found.collect::<Result<_, _>>()?)
+        })
+    }
+
+    /// Up to 8 present paths whose file had this inode: where a renamed file was.
+    pub fn paths_of_inode(&self, ino: u64) -> Result<Vec<(MediaPath, Row)>, IndexError> {
+        self.read(|conn| {
+            let mut query = conn.prepare_cached("SELECT * FROM rows WHERE ino = ?1 AND state = 1 LIMIT 8")?;
+            let found = query.query_map(params![sql(ino)], |row| Ok((path_from(row)?, row_from(row)?)))?;
+            Ok(found.collect::<Result<_, _>>()?)
+        })
+    }
+
+    /// Whether any path has, or had before it was removed, content of just this size; answered only for sizes over 64 KiB, which rarely agree by chance.
+    pub fn knows_size(&self, size: u64) -> Result<bool, IndexError> {
+        self.read(|conn| {
+            let mut query =
+                conn.prepare_cached("SELECT 1 FROM rows WHERE size = ?1 AND size > 65536 LIMIT 1")?;
+            Ok(query.exists(params![sql(size)])?)
+        })
+    }
+
+    /// Up to 8 trashed files with this content.
+    pub fn trashed_with(&self, content: ContentHash) -> Result<Vec<Trashed>, IndexError> {
+        self.read(|conn| {
+            let mut query = conn.prepare_cached("SELECT * FROM trash WHERE sha256 = ?1 LIMIT 8")?;
+            let found = query.query_map(params![content.raw()], trash_from)?;
+            Ok(found.collect::<Result<_, _>>()?)
+        })
+    }
+
+    /// One file of the trash.
+    pub fn trashed(&self, id: &str) -> Result<Option<Trashed>, IndexError> {
+        self.read(|conn| {
+            let mut query = conn.prepare_cached("SELECT * FROM trash WHERE id = ?1")?;
+            Ok(query.query_row(params![id], trash_from).optional()?)
+        })
+    }
+
+    /// Up to 512 files of the trash that were moved there before `unchecked` and not looked at again, or before `kept` and are no lost conflicts.
+    pub fn trash_due(&self, unchecked: Timestamp, kept: Timestamp) -> Result<Vec<Trashed>, IndexError> {
+        self.read(|conn| {
+            let mut query = conn.prepare_cached(
+                "SELECT * FROM trash WHERE checked = 0 AND moved <= ?1
+                 UNION SELECT * FROM trash WHERE lost = 0 AND moved <= ?2 LIMIT 512",
+            )?;
+            let found = query.query_map(params![nanos(unchecked), nanos(kept)], trash_from)?;
+            Ok(found.collect::<Result<_, _>>()?)
+        })
+    }
+
+    /// How many files the trash holds.
+    pub fn trash_count(&self) -> Result<u64, IndexError> {
+        self.count("SELECT count(*) FROM trash")
+    }
+
+    /// Everything in the trash.
+    pub fn trash(&self) -> Result<Vec<Trashed>, IndexError> {
+        self.list("SELECT * FROM trash ORDER BY moved", trash_from)
+    }
+
+    /// All standing offers.
+    pub fn offers(&self) -> Result<Vec<(MediaPath, Offer)>, IndexError> {
+        self.list("SELECT * FROM offers", |row| Ok((path_from(row)?, offer_from(row)?)))
+    }
+
+    /// All standing intents.
+    pub fn intents(&self) -> Result<Vec<(MediaPath, Intent)>, IndexError> {
+        self.list("SELECT * FROM intents", |row| Ok((path_from(row)?, intent_from(row)?)))
+    }
+
+    /// All parked events, oldest position first.
+    pub fn parked(&self) -> Result<Vec<Parked>, IndexError> {
+        self.list("SELECT * FROM parked ORDER BY seq", parked_from)
+    }
+
+    /// The parked event of one path.
+    pub fn parked_of(&self, path: &MediaPath) -> Result<Option<Parked>, IndexError> {
+        self.read(|conn| {
+            let mut query =
+                conn.prepare_cached("SELECT * FROM parked WHERE path = ?1 ORDER BY seq DESC LIMIT 1")?;
+            Ok(query.query_row(params![path.as_bytes()], parked_from).optional()?)
+        })
+    }
+
+    /// The removals held, each with whether the operator has agreed.
+    pub fn held(&self) -> Result<Vec<(MediaPath, bool)>, IndexError> {
+        self.list("SELECT * FROM held ORDER BY path", |row| Ok((path_from(row)?, row.get("approved")?)))
+    }
+
+    /// Up to 1,024 paths that the watcher is asked to look at.
+    pub fn outbox(&self) -> Result<Vec<MediaPath>, IndexError> {
+        self.list("SELECT path FROM outbox LIMIT 1024", path_from)
+    }
+
+    /// Whether the operator has agreed with the removal of a path.
+    pub fn is_approved(&self, path: &MediaPath) -> Result<bool, IndexError> {
+        self.read(|conn| {
+            let mut query = conn.prepare_cached("SELECT approved FROM held WHERE path = ?1")?;
+            Ok(query.query_row(params![path.as_bytes()], |row| row.get(0)).optional()?.unwrap_or(false))
+        })
+    }
+
+    /// How many lost conflicts the trash holds.
+    pub fn lost_conflicts(&self) -> Result<u64, IndexError> {
+        self.count("SELECT count(*) FROM trash WHERE lost = 1")
+    }
+
+    /// How many offers stand.
+    pub fn offer_count(&self) -> Result<u64, IndexError> {
+        self.count("SELECT count(*) FROM offers")
+    }
+
+    /// How many events are parked.
+    pub fn parked_count(&self) -> Result<u64, IndexError> {
+        self.count("SELECT count(*) FROM parked")
+    }
+
+    /// How many removals are held without the operator's consent.
+    pub fn held_count(&self) -> Result<u64, IndexError> {
+        self.count("SELECT count(*) FROM held WHERE approved = 0")
+    }
+
+    /// How many paths the index knows as present, of whatever generation.
+    pub fn present_count(&self) -> Result<u64, IndexError> {
+        self.count("SELECT count(*) FROM rows WHERE state = 1")
+    }
+
+    /// A walk over the rows in path order, on a connection of its own: it sees one moment, however long it takes.
+    pub fn rows_in_order(&self) -> Result<PathCursor, IndexError> {
+        PathCursor::open(&self.path).map_err(|error| error.at(&self.path))
+    }
+
+    /// The rows below a folder (all of them for the empty path), in path order, after `after`, at most `limit`.
+    pub fn rows_below(
+        &self,
+        folder: &[u8],
+        after: Option<&MediaPath>,
+        limit: usize,
+    ) -> Result<Vec<(MediaPath, Row)>, IndexError> {
+        let (low, high) = below(folder);
+        self.read(|conn| page(conn, &low, high.as_deref(), after, limit))
+    }
+
+    fn count(&self, query: &str) -> Result<u64, IndexError> {
+        self.read(|conn| {
+            Ok(conn.prepare_cached(query)?.query_row([], |row| row.get::<_, i64>(0))?.cast_unsigned())
+        })
+    }
+
+    fn list<T>(
+        &self,
+        query: &str,
+        from: impl FnMut(&rusqlite::Row<'_>) -> rusqlite::Result<T>,
+    ) -> Result<Vec<T>, IndexError> {
+        self.read(|conn| Ok(conn.prepare_cached(query)?.query_map([], from)?.collect::<Result<_, _>>()?))
+    }
+}
+
+/// The range of paths below a folder: from `folder/` up to, not including, `folder0` (`0` follows `/`).
+fn below(folder: &[u8]) -> (Vec<u8>, Option<Vec<u8>>) {
+    if folder.is_empty() {
+        return (Vec::new(), None);
+    }
+    ([folder, b"/"].concat(), Some([folder, b"0"].concat()))
+}
+
+fn page(
+    conn: &Connection,
+    low: &[u8],
+    high: Option<&[u8]>,
+    after: Option<&MediaPath>,
+    limit: usize,
+) -> Result<Vec<(MediaPath, Row)>, IndexError> {
+    let from = |row: &rusqlite::Row<'_>| Ok((path_from(row)?, row_from(row)?));
+    let low = after.map_or(low, MediaPath::as_bytes);
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let rows = match high {
+        Some(high) => conn
+            .prepare_cached("SELECT * FROM rows WHERE path > ?1 AND path < ?2 ORDER BY path LIMIT ?3")?
+            .query_map(params![low, high, limit], from)?
+            .collect::<Result<_, _>>()?,
+        None => conn
+            .prepare_cached("SELECT * FROM rows WHERE path > ?1 ORDER BY path LIMIT ?2")?
+            .query_map(params![low, limit], from)?
+            .collect::<Result<_, _>>()?,
+    };
+    Ok(rows)
+}
+
+/// Rows in path order, read in pages of 1,024.
+pub struct PathCursor {
+    conn: Connection,
+    folder: Vec<u8>,
+    last: Option<MediaPath>,
+    page: std::vec::IntoIter<(MediaPath, Row)>,
+    ended: bool,
+}
+
+impl PathCursor {
+    const PAGE: usize = 1024;
+
+    fn open(path: &std::path::Path) -> Result<Self, IndexError> {
+        let conn = super::connect(path)?;
+        Ok(Self { conn, folder: Vec::new(), last: None, page: Vec::new().into_iter(), ended: false })
+    }
+
+    /// Only the rows below this folder.
+    pub fn below(mut self, folder: &[u8]) -> Self {
+        self.folder = folder.to_vec();
+        self
+    }
+
+    /// The next row.
+    pub fn next_row(&mut self) -> Result<Option<(MediaPath, Row)>, IndexError> {
+        if self.page.len() == 0 && !self.ended {
+            let (low, high) = below(&self.folder);
+            let page = page(&self.conn, &low, high.as_deref(), self.last.as_ref(), Self::PAGE)?;
+            self.ended = page.len() < Self::PAGE;
+            self.last = page.last().map(|(path, _)| path.clone()).or(self.last.take());
+            self.page = page.into_iter();
+        }
+        Ok(self.page.next())
+    }
+}

@@ -1,0 +1,196 @@
+#![allow(clippy::unwrap_used)]
+use super::*;
+use crate::{
+    event::{EventId, Kind, StreamCreated, Version},
+    hash::ContentHash,
+    path::MediaPath,
+    time::Timestamp,
+};
+
+fn open() -> (tempfile::TempDir, Index) {
+    let dir = tempfile::tempdir().unwrap();
+    let index = Index::open(&dir.path().join("index.db")).unwrap();
+    (dir, index)
+}
+
+fn path(text: &str) -> MediaPath {
+    text.parse().unwrap()
+}
+
+fn commit(at: &str, version: u64, kind: Kind, generation: u64) -> Commit {
+    Commit {
+        path: path(at),
+        kind,
+        sha256: ContentHash::of(&version.to_le_bytes()),
+        size: 10,
+        stat: Some(Stat { ino: 7, size: 10, mtime: 1, ctime: 2 }),
+        racy: false,
+        version: Version::new(version),
+        replaced: Version::ZERO,
+        subject: format!("mirror.media.{at}"),
+        event: EventId::from_hash(ContentHash::of_nothing()),
+        generation: Generation(generation),
+    }
+}
+
+async fn apply(index: &Index, commit: Commit) -> bool {
+    index.write(move |tx| tx.commit(&commit)).await.unwrap()
+}
+
+fn life(second: i128) -> StreamCreated {
+    StreamCreated(Timestamp::from_nanos(second * 1_000_000_000))
+}
+
+#[tokio::test]
+async fn a_commit_survives_reopening_and_an_older_event_never_replaces_a_newer() {
+    let (dir, index) = open();
+    assert!(apply(&index, commit("a/b", 5, Kind::Added, 0)).await);
+    assert!(!apply(&index, commit("a/b", 4, Kind::Removed, 0)).await);
+    drop(index);
+    let index = Index::open(&dir.path().join("index.db")).unwrap();
+    let row = index.path_state(&path("a/b")).unwrap().row.unwrap();
+    assert_eq!((row.state, row.version, row.stat.unwrap().ino), (RowState::Present, Version::new(5), 7));
+    assert_eq!(index.node().unwrap().top.unwrap().version, Version::new(5));
+}
+
+#[tokio::test]
+async fn the_row_of_a_removed_path_stays_and_leaves_the_digest() {
+    let (_dir, index) = open();
+    apply(&index, commit("a", 1, Kind::Added, 0)).await;
+    assert_eq!(index.node().unwrap().files, 1);
+    apply(&index, commit("a", 2, Kind::Removed, 0)).await;
+    let node = index.node().unwrap();
+    assert_eq!((node.files, node.bytes, node.digest), (0, 0, Digest::default()));
+    assert_eq!(index.path_state(&path("a")).unwrap().row.unwrap().state, RowState::Removed);
+}
+
+#[tokio::test]
+async fn a_new_generation_drops_offers_and_parked_events_and_keeps_rows_as_facts() {
+    let (_dir, index) = open();
+    index.write(|tx| tx.begin_generation(&life(1))).await.unwrap();
+    apply(&index, commit("a", 9, Kind::Added, 1)).await;
+    let offer = Offer {
+        kind: Kind::Added,
+        sha256: ContentHash::of_nothing(),
+        size: 0,
+        stat: None,
+        racy: false,
+        replaces: Version::new(9),
+        was: None,
+        generation: Generation(1),
+    };
+    let seen = index.path_state(&path("a")).unwrap();
+    assert!(index.write(move |tx| tx.offer(&path("a"), &seen, &offer)).await.unwrap());
+    index.write(|tx| tx.begin_generation(&life(2))).await.unwrap();
+
+    let node = index.node().unwrap();
+    assert_eq!((node.generation, node.version, node.created), (Generation(2), Version::ZERO, Some(life(2))));
+    assert!(node.fresh && !node.log_read && node.top.is_none());
+    let state = index.path_state(&path("a")).unwrap();
+    assert!(state.offer.is_none());
+    assert_eq!(state.row.unwrap().generation, Generation(1));
+    assert_eq!(index.created(Generation(1)).unwrap(), Some(life(1)));
+
+    // Version 2 of the new life is below 9 of the old one, and applies all the same; the old one does not any more.
+    assert!(apply(&index, commit("a", 2, Kind::Added, 2)).await);
+    assert!(!apply(&index, commit("a", 99, Kind::Added, 1)).await);
+    assert_eq!(index.node().unwrap().files, 1);
+}
+
+#[tokio::test]
+async fn an_offer_is_refused_when_the_path_changed_since_it_was_looked_at() {
+    let (_dir, index) = open();
+    let seen = index.path_state(&path("a")).unwrap();
+    apply(&index, commit("a", 1, Kind::Added, 0)).await;
+    let offer = Offer {
+        kind: Kind::Added,
+        sha256: ContentHash::of_nothing(),
+        size: 0,
+        stat: None,
+        racy: false,
+        replaces: Version::ZERO,
+        was: None,
+        generation: Generation(0),
+    };
+    assert!(!index.write(move |tx| tx.offer(&path("a"), &seen, &offer)).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_job_that_fails_leaves_nothing_and_does_not_hurt_its_group() {
+    let (_dir, index) = open();
+    let bad = index.write(|tx| {
+        tx.commit(&commit("bad", 1, Kind::Added, 0))?;
+        Err::<(), _>(IndexError::Closed)
+    });
+    let good = apply(&index, commit("good", 2, Kind::Added, 0));
+    let (bad, good) = tokio::join!(bad, good);
+    assert!(bad.is_err() && good);
+    assert!(index.path_state(&path("bad")).unwrap().row.is_none());
+    let node = index.node().unwrap();
+    assert_eq!((node.files, node.top.unwrap().version), (1, Version::new(2)));
+}
+
+#[tokio::test]
+async fn a_newer_row_drops_the_parked_event_it_covers() {
+    let (_dir, index) = open();
+    let parked = |version: u64| Parked {
+        subject: "mirror.media.a".into(),
+        path: Some(path("a")),
+        version: Version::new(version),
+        stamp: Timestamp::from_nanos(5),
+        payload: b"{}".to_vec(),
+        reason: "because".into(),
+        permanent: true,
+        since: Timestamp::from_nanos(6),
+        tries: 3,
+        next_try: Timestamp::from_nanos(7),
+    };
+    index.write(move |tx| tx.park(&parked(3))).await.unwrap();
+    assert_eq!(index.parked_of(&path("a")).unwrap(), Some(parked(3)));
+    apply(&index, commit("a", 2, Kind::Added, 0)).await;
+    assert_eq!(index.parked_count().unwrap(), 1);
+    apply(&index, commit("a", 4, Kind::Added, 0)).await;
+    assert_eq!(index.parked_count().unwrap(), 0);
+}
+
+#[tokio::test]
+async fn the_cursor_gives_the_rows_below_a_folder_in_byte_order() {
+    let (_dir, index) = open();
+    for (version, at) in ["b", "a", "a.txt", "a/c", "a/b/x", "a0"].iter().enumerate() {
+        apply(&index, commit(at, version as u64 + 1, Kind::Added, 0)).await;
+    }
+    let all = |mut cursor: PathCursor| {
+        let mut paths = Vec::new();
+        while let Some((path, _)) = cursor.next_row().unwrap() {
+            paths.push(path.to_string());
+        }
+        paths
+    };
+    assert_eq!(all(index.rows_in_order().unwrap()), ["a", "a.txt", "a/b/x", "a/c", "a0", "b"]);
+    assert_eq!(all(index.rows_in_order().unwrap().below(b"a")), ["a/b/x", "a/c"]);
+}
+
+#[tokio::test]
+async fn a_schema_of_a_newer_build_is_refused_and_not_touched() {
+    let (dir, index) = open();
+    drop(index);
+    let file = dir.path().join("index.db");
+    rusqlite::Connection::open(&file).unwrap().pragma_update(None, "user_version", 99).unwrap();
+    assert!(matches!(Index::open(&file), Err(IndexError::Newer { found: 99, .. })));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_handles_write_side_by_side_and_the_digest_stays_right() {
+    let (dir, one) = open();
+    let two = Index::open(&dir.path().join("index.db")).unwrap();
+    let tasks = (0..200u64).map(|n| {
+        let index = if n % 2 == 0 { one.clone() } else { two.clone() };
+        tokio::spawn(async move { apply(&index, commit(&format!("f{n}"), n + 1, Kind::Added, 0)).await })
+    });
+    for task in tasks.collect::<Vec<_>>() {
+        assert!(task.await.unwrap());
+    }
+    let mut expected = Digest::default();
+    (0..200u64).for_each(|n| expected.add(&path(&format!("f{n}")), ContentHash::of(&(n + 1).to_le_bytes())));
+    assert_eq!(one.node().unwrap().digest, expected);
+}

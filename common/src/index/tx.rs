@@ -1,0 +1,301 @@
+//! What can be done to the index, each a step of a write transaction.
+
+use super::{IndexError, codec::*, digest::Digest, types::*};
+use crate::{
+    event::{EventId, Kind, StreamCreated, Version},
+    hash::ContentHash,
+    path::MediaPath,
+    time::Timestamp,
+};
+use rusqlite::{Connection, OptionalExtension, params};
+
+/// A write transaction. The `node` row is held in memory until the end of the group.
+pub struct Tx<'c> {
+    conn: &'c Connection,
+    node: NodeState,
+    stored: NodeState,
+}
+
+/// A row commit: a path's event is applied here.
+#[derive(Clone, Debug)]
+pub struct Commit {
+    /// The path.
+    pub path: MediaPath,
+    /// Addition or removal.
+    pub kind: Kind,
+    /// The content added or removed.
+    pub sha256: ContentHash,
+    /// Its length.
+    pub size: u64,
+    /// The file's stat, when its content is known to be this.
+    pub stat: Option<Stat>,
+    /// See [`Row::racy`].
+    pub racy: bool,
+    /// The event.
+    pub version: Version,
+    /// What it replaced.
+    pub replaced: Version,
+    /// Its subject.
+    pub subject: String,
+    /// Its identity.
+    pub event: EventId,
+    /// The generation it was read or published in.
+    pub generation: Generation,
+}
+
+impl<'c> Tx<'c> {
+    pub(super) fn new(conn: &'c Connection) -> Result<Self, IndexError> {
+        let node = read_node(conn)?;
+        Ok(Self { conn, stored: node.clone(), node })
+    }
+
+    pub(super) fn remember(&self) -> NodeState {
+        self.node.clone()
+    }
+
+    pub(super) fn restore(&mut self, node: NodeState) {
+        self.node = node;
+    }
+
+    /// Writes the `node` row if it changed.
+    pub(super) fn finish(&mut self) -> Result<(), IndexError> {
+        if self.node != self.stored {
+            write_node(self.conn, &self.node)?;
+            self.stored = self.node.clone();
+        }
+        Ok(())
+    }
+
+    /// Where this node stands.
+    pub fn node(&self) -> &NodeState {
+        &self.node
+    }
+
+    /// Changes where this node stands.
+    pub fn node_mut(&mut self) -> &mut NodeState {
+        &mut self.node
+    }
+
+    /// Everything about one path.
+    pub fn path_state(&self, path: &MediaPath) -> Result<PathState, IndexError> {
+        read_path_state(self.conn, path)
+    }
+
+    /// Commits a row: never at or below one of its generation, nor of a newer one: what the other process has committed for the same event stands. False: superseded, nothing was changed. Parked events of the path
+    /// that it covers are dropped with it.
+    pub fn commit(&mut self, commit: &Commit) -> Result<bool, IndexError> {
+        let old = read_row(self.conn, &commit.path)?;
+        if let Some(row) = &old
+            && (row.generation, row.version) >= (commit.generation, commit.version)
+        {
+            return Ok(false);
+        }
+        let row = Row {
+            state: if commit.kind == Kind::Added { RowState::Present } else { RowState::Removed },
+            sha256: Some(commit.sha256),
+            // Of a removed path the size of what was removed stays known.
+            size: match (commit.kind, &old) {
+                (Kind::Removed, Some(row)) => row.size,
+                _ => commit.size,
+            },
+            stat: commit.stat.filter(|_| commit.kind == Kind::Added),
+            racy: commit.racy,
+            version: commit.version,
+            replaced: commit.replaced,
+            generation: commit.generation,
+            lost: None,
+            rewritten: commit.kind == Kind::Removed && old.as_ref().is_some_and(|row| row.rewritten),
+            ignored: None,
+        };
+        self.put_row(&commit.path, old.as_ref(), &row)?;
+        self.conn
+            .prepare_cached("DELETE FROM parked WHERE subject = ?1 AND seq <= ?2")?
+            .execute(params![commit.subject, sql(commit.version.get())])?;
+        let newest = self.node.top.as_ref().is_none_or(|top| top.version < commit.version);
+        if commit.generation == self.node.generation && newest {
+            self.node.top = Some(Landmark {
+                version: commit.version,
+                subject: commit.subject.clone(),
+                event: commit.event,
+            });
+        }
+        Ok(true)
+    }
+
+    /// Changes the marks of a path's row, making a row that only carries marks when there is none.
+    pub fn mark(&mut self, path: &MediaPath, change: impl FnOnce(&mut Row)) -> Result<(), IndexError> {
+        let old = read_row(self.conn, path)?;
+        let mut row = old.clone().unwrap_or(Row {
+            state: RowState::Marked,
+            sha256: None,
+            size: 0,
+            stat: None,
+            racy: false,
+            version: Version::ZERO,
+            replaced: Version::ZERO,
+            generation: self.node.generation,
+            lost: None,
+            rewritten: false,
+            ignored: None,
+        });
+        change(&mut row);
+        self.put_row(path, old.as_ref(), &row)
+    }
+
+    fn put_row(&mut self, path: &MediaPath, old: Option<&Row>, row: &Row) -> Result<(), IndexError> {
+        let now = self.node.generation;
+        if let Some((content, old)) =
+            old.filter(|r| r.generation == now).and_then(|r| Some((r.content()?, r)))
+        {
+            self.node.digest.remove(path, content);
+            self.node.files = self.node.files.saturating_sub(1);
+            self.node.bytes = self.node.bytes.saturating_sub(old.size);
+        }
+        if let Some(content) = row.content().filter(|_| row.generation == now) {
+            self.node.digest.add(path, content);
+            self.node.files += 1;
+            self.node.bytes += row.size;
+        }
+        write_row(self.conn, path, row)
+    }
+
+    /// Offers, when nothing about the path changed since `seen`. False: it did; look again.
+    pub fn offer(&mut self, path: &MediaPath, seen: &PathState, offer: &Offer) -> Result<bool, IndexError> {
+        if offer.generation != self.node.generation
+            || self.path_state(path)? != *seen
+            || seen.intent.is_some()
+        {
+            return Ok(false);
+        }
+        write_offer(self.conn, path, offer)?;
+        Ok(true)
+    }
+
+    /// Takes an offer away. False: it was no longer this one (the replicator has settled it).
+    pub fn withdraw(&mut self, path: &MediaPath, offer: &Offer) -> Result<bool, IndexError> {
+        if read_offer(self.conn, path)?.as_ref() != Some(offer) {
+            return Ok(false);
+        }
+        self.conn.prepare_cached("DELETE FROM offers WHERE path = ?1")?.execute(params![path.as_bytes()])?;
+        Ok(true)
+    }
+
+    /// Intends, when nothing about the path changed since `seen`. False: it did; look again.
+    pub fn intend(
+        &mut self,
+        path: &MediaPath,
+        seen: &PathState,
+        intent: &Intent,
+    ) -> Result<bool, IndexError> {
+        if intent.generation != self.node.generation
+            || self.path_state(path)? != *seen
+            || seen.intent.is_some()
+        {
+            return Ok(false);
+        }
+        write_intent(self.conn, path, intent)?;
+        Ok(true)
+    }
+
+    /// Takes an intent away. False: it was no longer this one.
+    pub fn drop_intent(&mut self, path: &MediaPath, intent: &Intent) -> Result<bool, IndexError> {
+        if read_intent(self.conn, path)?.as_ref() != Some(intent) {
+            return Ok(false);
+        }
+        self.conn.prepare_cached("DELETE FROM intents WHERE path = ?1")?.execute(params![path.as_bytes()])?;
+        Ok(true)
+    }
+
+    /// Sets an event aside (rule 11). A path has one at most, the newest.
+    pub fn park(&mut self, parked: &Parked) -> Result<(), IndexError> {
+        write_parked(self.conn, parked)
+    }
+
+    /// Takes a parked event away, when it is still this one.
+    pub fn unpark(&mut self, subject: &str, version: Version) -> Result<(), IndexError> {
+        self.conn
+            .prepare_cached("DELETE FROM parked WHERE subject = ?1 AND seq = ?2")?
+            .execute(params![subject, sql(version.get())])?;
+        Ok(())
+    }
+
+    /// Records a file that is moved to the trash.
+    pub fn add_trash(&mut self, trashed: &Trashed) -> Result<(), IndexError> {
+        write_trash(self.conn, trashed)
+    }
+
+    /// Forgets a file of the trash that is gone.
+    pub fn forget_trash(&mut self, id: &str) -> Result<(), IndexError> {
+        self.conn.prepare_cached("DELETE FROM trash WHERE id = ?1")?.execute(params![id])?;
+        Ok(())
+    }
+
+    /// Holds removals until an operator agrees (rule 8).
+    pub fn hold(&mut self, paths: &[MediaPath]) -> Result<(), IndexError> {
+        let now = Timestamp::now();
+        let mut insert =
+            self.conn.prepare_cached("INSERT OR IGNORE INTO held (path, since) VALUES (?1, ?2)")?;
+        for path in paths {
+            insert.execute(params![path.as_bytes(), nanos(now)])?;
+        }
+        Ok(())
+    }
+
+    /// The operator agrees with all held removals. Returns how many there are.
+    pub fn approve_held(&mut self) -> Result<u64, IndexError> {
+        Ok(self.conn.execute("UPDATE held SET approved = 1", [])? as u64)
+    }
+
+    /// The path is not held any more: published, back again, or taken back by the operator.
+    pub fn release_held(&mut self, path: &MediaPath) -> Result<(), IndexError> {
+        self.conn.prepare_cached("DELETE FROM held WHERE path = ?1")?.execute(params![path.as_bytes()])?;
+        Ok(())
+    }
+
+    /// Asks the watcher to look at a path.
+    pub fn ask_watcher(&mut self, path: &MediaPath) -> Result<(), IndexError> {
+        self.conn
+            .prepare_cached("INSERT OR IGNORE INTO outbox (path, since) VALUES (?1, ?2)")?
+            .execute(params![path.as_bytes(), nanos(Timestamp::now())])?;
+        Ok(())
+    }
+
+    /// The watcher has taken these paths into its care.
+    pub fn take_outbox(&mut self, paths: &[MediaPath]) -> Result<(), IndexError> {
+        let mut delete = self.conn.prepare_cached("DELETE FROM outbox WHERE path = ?1")?;
+        for path in paths {
+            delete.execute(params![path.as_bytes()])?;
+        }
+        Ok(())
+    }
+
+    /// Begins a new generation: another life of the log, or the same one that is no longer trusted, or a restored root. The log is read
+    /// again from its start; offers and parked events are dropped; rows stay as facts about path, hash and stat; open intents stay to be finished.
+    pub fn begin_generation(&mut self, created: &StreamCreated) -> Result<(), IndexError> {
+        let node = &mut self.node;
+        let next = Generation(node.generation.0 + 1);
+        node.no_base = if node.restored { next } else { node.no_base };
+        node.restored = false;
+        node.generation = next;
+        node.created = Some(created.clone());
+        (node.version, node.at_version, node.top) = (Version::ZERO, None, None);
+        node.beyond.clear();
+        (node.fresh, node.log_read) = (true, false);
+        (node.digest, node.files, node.bytes) = (Digest::default(), 0, 0);
+        self.conn.execute(
+            "INSERT INTO generations (id, created) VALUES (?1, ?2)",
+            params![sql(next.0), created.to_string()],
+        )?;
+        self.conn.execute_batch("DELETE FROM offers; DELETE FROM parked; DELETE FROM held;")?;
+        Ok(())
+    }
+
+    /// Whether a path's newest parked event has this position.
+    pub fn parked(&self, subject: &str) -> Result<Option<Parked>, IndexError> {
+        Ok(self
+            .conn
+            .prepare_cached("SELECT * FROM parked WHERE subject = ?1")?
+            .query_row(params![subject], parked_from)
+            .optional()?)
+    }
+}

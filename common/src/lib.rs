@@ -1,0 +1,27 @@
+//! What both processes of mediamirror share: paths, events, the log, blobs, the index, the root.
+
+pub mod blobs;
+pub mod broker;
+pub mod content;
+pub mod event;
+pub mod exit;
+pub mod hash;
+pub mod index;
+pub mod known;
+pub mod limits;
+pub mod local_lock;
+pub mod log;
+pub mod logging;
+pub mod names;
+pub mod nodes;
+pub mod path;
+pub mod resolve;
+pub mod root;
+pub mod settings;
+pub mod startup;
+pub mod status;
+pub mod subject;
+pub mod time;
+pub mod trust;
+
+pub use exit::error_chain;

@@ -1,0 +1,161 @@
+//! The root's marker, `.mirror/id`: a random name by which an unmounted or swapped root is recognised, and a number that is kept in the index
+//! too and raised in both, by which a root restored from a backup is.
+
+use super::Root;
+use crate::index::{Index, IndexError};
+use rustix::fs::{self, FlockOperation, Mode, OFlags};
+use std::{
+    fs::File,
+    io::{self, Read, Write},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{sync::Mutex, time::Instant};
+
+/// How long is waited for the other process to raise the number.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long a raised number stands before the next change raises it again.
+const AGE: Duration = Duration::from_secs(10);
+
+/// Why the root must not be touched.
+#[derive(Debug, thiserror::Error)]
+pub enum MarkerError {
+    /// The index knows this root by a marker that is not there.
+    #[error("the marker {} is missing: the root is unmounted, or was emptied", .0.display())]
+    Missing(PathBuf),
+    /// Another root than the one the index knows.
+    #[error("the marker {} is that of another root (it says {found}, the index knows {known})", .path.display())]
+    Swapped {
+        /// The marker's file.
+        path: PathBuf,
+        /// What it says.
+        found: String,
+        /// What the index knows.
+        known: String,
+    },
+    /// It cannot be read or written.
+    #[error("the marker {} cannot be read or written", .0.display())]
+    Io(PathBuf, #[source] io::Error),
+    /// The other process holds it for too long.
+    #[error("the marker {} is held by the other process for over {} s", .0.display(), PATIENCE.as_secs())]
+    Held(PathBuf),
+    /// The index failed.
+    #[error(transparent)]
+    Index(#[from] IndexError),
+}
+
+impl MarkerError {
+    /// A safety limit rather than a failure: the process must halt.
+    pub fn halts(&self) -> bool {
+        matches!(self, Self::Missing(_) | Self::Swapped { .. })
+    }
+}
+
+/// Checks the marker against the index and raises its number in both: index (pending), root, index. Called at every start, and
+/// with the first change after each 10 s. A number that neither the index knows nor was about to write means that the root was restored: the index then
+/// says so, and the next look at the log begins a new generation (rule 7). A crash in between leaves one of the two numbers that are accepted.
+pub async fn raise_marker(root: &Arc<Root>, index: &Index) -> Result<(), MarkerError> {
+    let file = root.path().join(".mirror/id");
+    let io = |error| MarkerError::Io(file.clone(), error);
+    root_stands(root)?;
+    let _lock = lock(root).await.map_err(io)?.ok_or_else(|| MarkerError::Held(file.clone()))?;
+    let node = index.node()?;
+    let (name, number) = match (read(root).map_err(io)?, node.marker_name) {
+        (Some((found, _)), Some(known)) if found != known => {
+            return Err(MarkerError::Swapped { path: file, found, known });
+        }
+        (None, Some(_)) => return Err(MarkerError::Missing(file)),
+        (Some(marker), _) => marker,
+        (None, None) => {
+            let name = format!("{:016x}", rand::random::<u64>());
+            write(root, &name, 0).map_err(io)?;
+            (name, 0)
+        }
+    };
+    let known = name.clone();
+    let next = index
+        .write(move |tx| {
+            let node = tx.node_mut();
+            let expected = [node.marker_number, node.marker_pending].contains(&number);
+            node.restored |= node.marker_name.is_some() && !expected;
+            node.marker_name = Some(known);
+            node.marker_pending = node.marker_number.max(number) + 1;
+            Ok(node.marker_pending)
+        })
+        .await?;
+    write(root, &name, next).map_err(io)?;
+    index
+        .write(move |tx| {
+            tx.node_mut().marker_number = next;
+            Ok(())
+        })
+        .await?;
+    Ok(())
+}
+
+/// Raises the number with the first change after each 10 s, and looks before every change whether the root still stands.
+#[derive(Default)]
+pub struct MarkerClock(Mutex<Option<Instant>>);
+
+impl MarkerClock {
+    /// Called before every change.
+    pub async fn before_change(&self, root: &Arc<Root>, index: &Index) -> Result<(), MarkerError> {
+        root_stands(root)?;
+        let mut raised = self.0.lock().await;
+        if raised.is_none_or(|at| at.elapsed() > AGE) {
+            raise_marker(root, index).await?;
+            *raised = Some(Instant::now());
+        }
+        Ok(())
+    }
+}
+
+/// Whether the root is still the one that was opened: asked before every change, since a folder that was unmounted, emptied or swapped can still be written to.
+fn root_stands(root: &Root) -> Result<(), MarkerError> {
+    if root.is_still_there() { Ok(()) } else { Err(MarkerError::Missing(root.path().join(".mirror/id"))) }
+}
+
+/// Whether the marker is there and is the one the index knows: what a removal needs to be believed.
+pub fn marker_stands(root: &Root, known: Option<&str>) -> bool {
+    matches!((read(root), known), (Ok(Some((found, _))), Some(known)) if found == known)
+}
+
+async fn lock(root: &Arc<Root>) -> io::Result<Option<File>> {
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let lock: File = fs::openat(root.own_dir(), "id.lock", flags, Mode::RUSR | Mode::WUSR)?.into();
+    let began = Instant::now();
+    loop {
+        match fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(Some(lock)),
+            Err(rustix::io::Errno::WOULDBLOCK) if began.elapsed() < PATIENCE => {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+fn read(root: &Root) -> io::Result<Option<(String, u64)>> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let mut text = String::new();
+    match fs::openat(root.own_dir(), "id", flags, Mode::empty()) {
+        Ok(file) => File::from(file).take(256).read_to_string(&mut text)?,
+        Err(rustix::io::Errno::NOENT) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let parsed =
+        text.trim_end().split_once(' ').and_then(|(name, number)| Some((name.into(), number.parse().ok()?)));
+    parsed.map(Some).ok_or_else(|| io::Error::other("it does not hold a name and a number"))
+}
+
+fn write(root: &Root, name: &str, number: u64) -> io::Result<()> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let mut file: File = fs::openat(root.own_dir(), "id.new", flags, Mode::RUSR | Mode::WUSR)?.into();
+    writeln!(file, "{name} {number}")?;
+    file.sync_all()?;
+    fs::renameat(root.own_dir(), "id.new", root.own_dir(), "id")?;
+    Ok(fs::fsync(root.own_dir())?)
+}

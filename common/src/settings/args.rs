@@ -1,0 +1,101 @@
+//! What the user typed: flags, unchecked. Each group is flattened into the commands that have it, and resolved against the
+//! environment and the configuration file.
+
+use std::path::PathBuf;
+
+/// The flags of every command.
+#[derive(clap::Args, Clone, Default, Debug)]
+pub struct CommonArgs {
+    /// The folder that is mirrored
+    #[arg(long, value_name = "DIR", global = true)]
+    pub root: Option<PathBuf>,
+    /// The mirror: one media tree, equal on many nodes [default: media]
+    #[arg(long, value_name = "NAME", global = true)]
+    pub mirror: Option<String>,
+    /// The name of this node [default: made of the host name]
+    #[arg(long, value_name = "NAME", global = true)]
+    pub node: Option<String>,
+    /// The folder of this node's own records [default: below $STATE_DIRECTORY, $XDG_STATE_HOME/mediamirror or ~/.local/state/mediamirror]
+    #[arg(long, value_name = "DIR", global = true)]
+    pub state: Option<PathBuf>,
+    /// The NATS server, or several separated by commas; without one, a server of our own is started on this machine
+    #[arg(long, value_name = "URL", global = true)]
+    pub nats_url: Option<String>,
+    /// A TOML file with the names of flags as keys; the environment beats it, and flags beat both
+    #[arg(long, value_name = "FILE", global = true)]
+    pub config: Option<PathBuf>,
+    /// How log lines look: text or json [default: text on a terminal, else json]
+    #[arg(long, value_name = "FORMAT", global = true)]
+    pub log_format: Option<String>,
+    /// A NATS credentials file
+    #[arg(long, value_name = "FILE", global = true)]
+    pub creds: Option<PathBuf>,
+    /// A file with a NATS NKey seed
+    #[arg(long, value_name = "FILE", global = true)]
+    pub nkey: Option<PathBuf>,
+    /// The certificates to trust instead of the system's
+    #[arg(long, value_name = "FILE", global = true)]
+    pub tls_ca: Option<PathBuf>,
+    /// Our certificate, where the server asks for one
+    #[arg(long, value_name = "FILE", global = true)]
+    pub tls_cert: Option<PathBuf>,
+    /// The key of our certificate
+    #[arg(long, value_name = "FILE", global = true)]
+    pub tls_key: Option<PathBuf>,
+    /// A context of the nats CLI to take server and credentials from
+    #[arg(long, value_name = "NAME", global = true)]
+    pub context: Option<String>,
+    /// Copies of log, blobs and node records that the broker keeps, when they are made: 1 to 5 [default: 1]
+    #[arg(long, value_name = "N", global = true)]
+    pub replicas: Option<String>,
+    /// Events of each path that the log keeps, when it is made [default: all]
+    #[arg(long, value_name = "N", global = true)]
+    pub history: Option<String>,
+    /// Make the bucket of blobs as durable as the log (slower; without it a lost blob is uploaded again by a node that holds it)
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", global = true)]
+    pub durable_blobs: Option<String>,
+}
+
+/// The flags of commands that upload.
+#[derive(clap::Args, Clone, Default, Debug)]
+pub struct UploadArgs {
+    /// Upload at most this much a second, for example 10MiB [default: no limit]
+    #[arg(long, value_name = "SIZE", allow_negative_numbers = true)]
+    pub upload_limit: Option<String>,
+    /// Files that are moved at once, 1 to 512 [default: 64]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub transfers: Option<String>,
+}
+
+/// The flags of commands that download.
+#[derive(clap::Args, Clone, Default, Debug)]
+pub struct DownloadArgs {
+    /// Download at most this much a second, for example 10MiB [default: no limit]
+    #[arg(long, value_name = "SIZE", allow_negative_numbers = true)]
+    pub download_limit: Option<String>,
+    /// Files that are moved at once, 1 to 512 [default: 64]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub transfers: Option<String>,
+}
+
+/// The flags of commands that look for files.
+#[derive(clap::Args, Clone, Default, Debug)]
+pub struct WatchArgs {
+    /// Leave out what this pattern matches, gitignore style (may be repeated)
+    #[arg(long, value_name = "PATTERN")]
+    pub ignore: Vec<String>,
+}
+
+/// The flags of commands that place files.
+#[derive(clap::Args, Clone, Default, Debug)]
+pub struct PlaceArgs {
+    /// What becomes of files that were removed elsewhere: trash, delete or ignore [default: trash]
+    #[arg(long, value_name = "WHAT")]
+    pub removals: Option<String>,
+    /// Who owns placed files, names or numbers [default: as their folder, where permitted]
+    #[arg(long, value_name = "USER:GROUP")]
+    pub owner: Option<String>,
+    /// Days that removed and replaced files stay in the trash [default: 7]
+    #[arg(long, value_name = "DAYS")]
+    pub trash_days: Option<String>,
+}

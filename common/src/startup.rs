@@ -1,0 +1,255 @@
+//! What every service and command does before its own work, in the order in which failures must show: settings, root, state, locks, broker.
+
+use crate::{
+    blobs::{BlobOptions, NatsBlobs},
+    broker::{Broker, BrokerError, Caller, ConnectError, Patience},
+    exit::{Exit, Failure, Fault},
+    index::{Index, IndexError},
+    local_lock::{LocalLock, LockError},
+    log::{JetStreamLog, LogOptions},
+    nodes::{Identity, NodeBucket, Role, instance_of},
+    path::OWN_FOLDER,
+    root::{IgnoreError, MarkerError, Root, RootError, raise_marker},
+    settings::Settings,
+};
+use std::{
+    fs, io, os::unix::fs::DirBuilderExt, path::Path, path::PathBuf, pin::Pin, sync::Arc, time::Duration,
+};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+/// How long commands wait for the broker.
+pub const COMMAND_PATIENCE: Duration = Duration::from_secs(5);
+/// Until a broker that does not do what is asked is asked again.
+const RETRY: Duration = Duration::from_millis(500);
+
+impl Fault for RootError {
+    fn exit(&self) -> Exit {
+        Exit::Failed
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Missing(path) => Some(format!("mkdir {}, or mount it", path.display())),
+            Self::NotWritable(_) => Some("run as the user who owns the files".into()),
+            Self::NotAFolder(_) | Self::Unsupported(..) | Self::Io(..) => None,
+        }
+    }
+}
+
+impl Fault for MarkerError {
+    fn exit(&self) -> Exit {
+        if self.halts() { Exit::Halted } else { Exit::Failed }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Missing(_) => {
+                Some("mount the root; if the folder is meant to be new, give it a new --state".into())
+            }
+            Self::Swapped { .. } => {
+                Some("this folder belongs to another node or mirror; check --root and --state".into())
+            }
+            Self::Io(..) | Self::Held(_) | Self::Index(_) => None,
+        }
+    }
+}
+
+impl Fault for IndexError {
+    fn exit(&self) -> Exit {
+        Exit::Failed
+    }
+}
+
+impl Fault for IgnoreError {
+    fn exit(&self) -> Exit {
+        Exit::Usage
+    }
+}
+
+/// A state directory that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("the state directory {} cannot be used", .path.display())]
+pub struct StateError {
+    path: PathBuf,
+    source: io::Error,
+}
+
+impl Fault for StateError {
+    fn exit(&self) -> Exit {
+        Exit::Failed
+    }
+}
+
+/// A node's folders, opened and locked for one process.
+pub struct Local {
+    /// The tree.
+    pub root: Arc<Root>,
+    /// The state directory.
+    pub state: PathBuf,
+    /// The index.
+    pub index: Index,
+    _locks: [LocalLock; 2],
+}
+
+/// A node's root in use by another process under another state directory.
+#[derive(Debug, thiserror::Error)]
+#[error("another {role} works on {}", .root.display())]
+pub struct RootInUse {
+    role: Role,
+    root: PathBuf,
+    source: LockError,
+}
+
+impl Fault for RootInUse {
+    fn exit(&self) -> Exit {
+        Exit::Failed
+    }
+
+    fn hint(&self) -> Option<String> {
+        self.source.hint()
+    }
+}
+
+impl Local {
+    /// Opens what is this node's own. The root is checked first, and nothing is made when it cannot be used; one process of each role at a time.
+    pub async fn open(settings: &Settings, role: Role) -> Result<Self, Failure> {
+        let folders = settings.folders()?;
+        let root = Arc::new(Root::open(&folders.root)?);
+        make_state(&folders.state)?;
+        let name = format!("{role}.lock");
+        let in_use = |source| RootInUse { role, root: folders.root.clone(), source };
+        let lock = LocalLock::take(&folders.state.join(&name)).map_err(in_use)?;
+        let in_root = LocalLock::take(&folders.root.join(OWN_FOLDER).join(&name)).map_err(in_use)?;
+        let index = Index::open(&folders.state.join("index.db"))?;
+        raise_marker(&root, &index).await?;
+        Ok(Self { root, state: folders.state, index, _locks: [lock, in_root] })
+    }
+}
+
+fn make_state(state: &Path) -> Result<(), StateError> {
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(state);
+    made.map_err(|source| StateError { path: state.into(), source })
+}
+
+/// See [`Stores::keeper`].
+pub type Keeper =
+    Box<dyn Fn() -> Pin<Box<dyn Future<Output = Result<(), BrokerError>> + Send>> + Send + Sync>;
+
+/// Log, blobs and node records on the broker, made where they are not there yet.
+pub struct Stores {
+    /// The log.
+    pub log: JetStreamLog,
+    /// The blobs.
+    pub blobs: NatsBlobs,
+    /// The node records.
+    pub nodes: NodeBucket,
+}
+
+impl Stores {
+    /// Opens them. A broker that is away, or not ready, is waited for until `stop`, with one warning.
+    pub async fn open(
+        broker: &Broker,
+        settings: &Settings,
+        stop: &CancellationToken,
+    ) -> Result<Option<Self>, BrokerError> {
+        let mut warned = false;
+        loop {
+            let error = match Self::try_open(broker, settings).await {
+                Ok(stores) => return Ok(Some(stores)),
+                Err(error) if !error.is_away() => return Err(error),
+                Err(error) => error,
+            };
+            if !std::mem::replace(&mut warned, true) {
+                tracing::warn!(%error, "the broker is not ready; waiting for it");
+            }
+            tokio::select! {
+                () = stop.cancelled() => return Ok(None),
+                () = tokio::time::sleep(RETRY) => {}
+            }
+        }
+    }
+
+    /// What makes log, blobs and node records again when the broker has lost them; asked before every look at the log. One round trip for each when they
+    /// are there.
+    pub fn keeper(broker: &Broker, settings: &Settings) -> Keeper {
+        let (broker, settings) = (broker.clone(), settings.clone());
+        Box::new(move || {
+            let (broker, settings) = (broker.clone(), settings.clone());
+            Box::pin(async move { Self::try_open(&broker, &settings).await.map(drop) })
+        })
+    }
+
+    async fn try_open(broker: &Broker, settings: &Settings) -> Result<Self, BrokerError> {
+        let client = || broker.client().clone();
+        let (mirror, store) = (settings.mirror.clone(), settings.store);
+        let log = LogOptions {
+            mirror: mirror.clone(),
+            replicas: store.replicas,
+            history: store.history.map(std::num::NonZeroU64::get),
+        };
+        let blobs =
+            BlobOptions { mirror: mirror.clone(), replicas: store.replicas, durable: store.durable_blobs };
+        let (log, blobs, nodes) = tokio::try_join!(
+            JetStreamLog::open(client(), log),
+            NatsBlobs::open(client(), blobs),
+            NodeBucket::open(client(), &mirror, store.replicas),
+        )?;
+        Ok(Self { log, blobs, nodes })
+    }
+}
+
+/// Connects a service: it keeps trying until it is told to stop. `None`: it was.
+pub async fn connect_service(
+    settings: &Settings,
+    role: Role,
+    stop: &CancellationToken,
+) -> Result<Option<Broker>, ConnectError> {
+    let caller = Caller { role: role.as_str(), node: &settings.node };
+    match Broker::connect(&settings.nats, caller, Patience::KeepTrying(stop.clone())).await {
+        Err(ConnectError::Cancelled) => Ok(None),
+        connected => connected.map(Some),
+    }
+}
+
+/// Connects a command, which gives up after 5 s.
+pub async fn connect_command(settings: &Settings, role: &str) -> Result<Broker, ConnectError> {
+    let caller = Caller { role, node: &settings.node };
+    Broker::connect(&settings.nats, caller, Patience::GiveUpAfter(COMMAND_PATIENCE)).await
+}
+
+/// Who this process is to the other nodes.
+pub fn identity(
+    settings: &Settings,
+    state: &Path,
+    role: Role,
+    broker: &Broker,
+) -> Result<Identity, StateError> {
+    let instance = instance_of(state).map_err(|source| StateError { path: state.into(), source })?;
+    Ok(Identity { node: settings.node.clone(), role, instance, durable: broker.durable() })
+}
+
+/// A token that SIGTERM and SIGINT cancel.
+pub fn stop_on_signals() -> io::Result<CancellationToken> {
+    let stop = CancellationToken::new();
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let cancel = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+        }
+        tracing::info!("stopping");
+        cancel.cancel();
+    });
+    Ok(stop)
+}
+
+/// The runtime of both programs: two threads for the network, and up to 24 for the disk: enough for its syncs to share what they cost.
+pub fn runtime() -> io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(24)
+        .enable_all()
+        .build()
+}

@@ -1,0 +1,246 @@
+//! What the nodes of a mirror say of themselves, as a table that fits 80 columns and as JSON.
+
+use crate::{
+    broker::BrokerError,
+    event::Version,
+    exit::{Exit, Failure},
+    index::{Index, IndexError},
+    log::{EventLog, JetStreamLog},
+    nodes::{DOWN, NodeBucket, NodeRecord, NodeRunState, Role, SeenRecord},
+    settings::Settings,
+    startup::connect_command,
+    time::Timestamp,
+};
+use serde::Serialize;
+use std::fmt;
+
+/// The `status` command of both programs; `only`: the processes of one role. It gives up on the broker after 5 s.
+pub async fn command(settings: &Settings, only: Option<Role>, json: bool) -> Result<Exit, Failure> {
+    let local = match settings.state_dir.as_ref().map(|state| state.join("index.db")) {
+        Some(path) if path.exists() => Some(LocalStatus::read(&Index::open(&path)?)?),
+        _ => None,
+    };
+    let caller = format!("{}-status", only.unwrap_or(Role::Replicator));
+    let broker = connect_command(settings, &caller).await?;
+    let asked = async {
+        let log = JetStreamLog::attach(broker.client().clone(), &settings.mirror).await?;
+        let nodes = NodeBucket::attach(broker.client().clone(), &settings.mirror).await?;
+        let (head, now) = (log.state().await?.last, nodes.now().await?);
+        let mut records = nodes.all().await?;
+        records.retain(|seen| only.is_none_or(|role| seen.record.role == role));
+        Ok::<_, BrokerError>(Status::new(head, records, now, local))
+    }
+    .await;
+    broker.shutdown().await;
+    let status = asked?;
+    if json {
+        println!("{}", serde_json::to_string(&status).expect("a status has a JSON form"));
+    } else {
+        println!("{status}");
+    }
+    Ok(status.exit())
+}
+
+/// One record with its age.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct NodeStatus {
+    /// What the process said last.
+    #[serde(flatten)]
+    pub record: NodeRecord,
+    /// Seconds since, by the broker's clock.
+    pub age: f64,
+    /// It has not been seen for 15 s.
+    pub down: bool,
+    /// Events between its version and the head of the log.
+    pub lag: u64,
+}
+
+/// What this machine knows without the broker.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct LocalStatus {
+    /// The node's version.
+    pub version: Version,
+    /// Paths known as present, of whatever life of the log.
+    pub files: u64,
+    /// Offers that stand.
+    pub offers: u64,
+    /// Removals held for an operator.
+    pub held: u64,
+    /// Events that cannot be applied here.
+    pub parked: Vec<ParkedStatus>,
+    /// Lost conflicts in the trash.
+    pub lost_conflicts: Vec<LostStatus>,
+}
+
+/// A parked event.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct ParkedStatus {
+    /// Its position.
+    pub version: Version,
+    /// Its path, where the payload names one; else its subject.
+    pub path: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// A lost conflict.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct LostStatus {
+    /// The path that it had.
+    pub path: String,
+    /// Where it is, below the root.
+    pub trash: String,
+    /// Its content, where known.
+    pub sha256: Option<String>,
+    /// Its length.
+    pub size: u64,
+}
+
+impl LocalStatus {
+    /// Reads it from the index.
+    pub fn read(index: &Index) -> Result<Self, IndexError> {
+        let lost = |entry: crate::index::Trashed| LostStatus {
+            trash: format!(".mirror/trash/{}/{}", entry.id, entry.path),
+            path: entry.path.to_string(),
+            sha256: entry.sha256.map(|hash| hash.to_string()),
+            size: entry.stat.size,
+        };
+        let parked = |parked: crate::index::Parked| ParkedStatus {
+            version: parked.version,
+            path: parked.path.map_or(parked.subject, |path| path.to_string()),
+            reason: parked.reason,
+        };
+        Ok(Self {
+            version: index.node()?.version,
+            files: index.present_count()?,
+            offers: index.offer_count()?,
+            held: index.held_count()?,
+            parked: index.parked()?.into_iter().map(parked).collect(),
+            lost_conflicts: index.trash()?.into_iter().filter(|entry| entry.lost).map(lost).collect(),
+        })
+    }
+}
+
+/// The state of a mirror.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct Status {
+    /// The newest event of the log.
+    pub head: Version,
+    /// All processes that have a record, what is wrong first.
+    pub nodes: Vec<NodeStatus>,
+    /// This machine's node, when it was asked for.
+    pub local: Option<LocalStatus>,
+}
+
+impl Status {
+    /// Judges records by the broker's clock.
+    pub fn new(head: Version, records: Vec<SeenRecord>, now: Timestamp, local: Option<LocalStatus>) -> Self {
+        let judge = |seen: SeenRecord| {
+            let age = now.seconds_since(seen.written).max(0.0);
+            let lag = head.get().saturating_sub(seen.record.version.get());
+            let lag = if seen.record.role == Role::Replicator { lag } else { 0 };
+            NodeStatus { down: age > DOWN.as_secs_f64(), record: seen.record, age, lag }
+        };
+        let mut nodes: Vec<NodeStatus> = records.into_iter().map(judge).collect();
+        nodes.sort_by_key(|node| node.is_well());
+        Self { head, nodes, local }
+    }
+
+    /// 0: all is well; 1: a node is not.
+    pub fn exit(&self) -> Exit {
+        if self.nodes.iter().all(NodeStatus::is_well) { Exit::Done } else { Exit::Failed }
+    }
+}
+
+impl NodeStatus {
+    fn is_well(&self) -> bool {
+        !self.down && matches!(self.record.state, NodeRunState::Ready | NodeRunState::Syncing)
+    }
+
+    fn state(&self) -> String {
+        if self.down { "down".into() } else { self.record.state.to_string() }
+    }
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "{:<20} {:<10} {:<9} {:>9} {:>7} {:>7} {:>6} {:>5}",
+            "NODE", "ROLE", "STATE", "VERSION", "LAG", "PENDING", "PARKED", "SEEN"
+        )?;
+        for node in &self.nodes {
+            let NodeRecord { node: name, role, version, pending, parked, .. } = &node.record;
+            let mut name = name.to_string();
+            if name.len() > 20 {
+                name.truncate(19);
+                name.push('~');
+            }
+            let (state, lag, age) = (node.state(), node.lag, format!("{:.0}s", node.age));
+            writeln!(
+                f,
+                "{name:<20} {role:<10} {state:<9} {version:>9} {lag:>7} {pending:>7} {parked:>6} {age:>5}"
+            )?;
+            if let (false, Some(error)) = (node.is_well(), &node.record.last_error) {
+                writeln!(f, "    {error}")?;
+            }
+        }
+        write!(f, "head of the log: {}", self.head)?;
+        self.local.iter().try_for_each(|local| write!(f, "\n{local}"))
+    }
+}
+
+impl fmt::Display for LocalStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "this node: version {}, {} files", self.version, self.files)?;
+        if self.held > 0 {
+            write!(f, "\n{} removals are held: `watcher approve` publishes them", self.held)?;
+        }
+        for parked in &self.parked {
+            write!(f, "\nparked {} {}: {}", parked.version, parked.path, parked.reason)?;
+        }
+        for lost in &self.lost_conflicts {
+            write!(f, "\nlost conflict {} ({} bytes): {}", lost.path, lost.size, lost.trash)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(node: &str, state: NodeRunState, version: u64) -> SeenRecord {
+        let json = serde_json::json!({
+            "v": 1, "node": node, "role": "replicator", "boot": "", "instance": "", "state": state, "version": version, "head": version,
+            "beyond": [], "pending": 0, "parked": 0, "digest": "", "files": 0, "bytes": 0, "build": "", "store": "nats",
+            "started": "2026-01-01T00:00:00Z", "last_error": "the disk is full",
+        });
+        let record = serde_json::from_value(json).expect("a record");
+        SeenRecord { record, revision: 1, written: Timestamp::from_nanos(0) }
+    }
+
+    #[test]
+    fn what_is_wrong_comes_first_and_the_table_fits_80_columns() {
+        let long = "n".repeat(63);
+        let records =
+            vec![record("a", NodeRunState::Ready, 9), record(&long, NodeRunState::Degraded, 1_000_000)];
+        let status =
+            Status::new(Version::new(1_000_009), records, Timestamp::from_nanos(2_000_000_000), None);
+        assert_eq!(status.exit(), Exit::Failed);
+        assert_eq!(status.nodes[0].lag, 9);
+        let table = status.to_string();
+        assert!(table.lines().all(|line| line.len() <= 80), "{table}");
+        assert!(table.lines().nth(2).is_some_and(|line| line.contains("disk is full")), "{table}");
+    }
+
+    #[test]
+    fn a_node_unseen_for_over_15_s_is_down() {
+        let at = |seconds: i128| Timestamp::from_nanos(seconds * 1_000_000_000);
+        let status = |seconds| {
+            Status::new(Version::ZERO, vec![record("a", NodeRunState::Ready, 0)], at(seconds), None)
+        };
+        assert_eq!((status(15).exit(), status(16).exit()), (Exit::Done, Exit::Failed));
+        assert!(status(16).to_string().contains("down"));
+    }
+}

@@ -1,0 +1,101 @@
+#!/usr/bin/env bash
+# Installs what the tests need below target/tools, then runs formatting, lints and every test.
+#
+#   deploy/test.sh [--full]
+#
+# The end-to-end tests run with a current nats-server and with the oldest one that is supported, and what depends on
+# permissions once more as an ordinary user. --full adds what takes gigabytes or minutes, and the latency bar.
+# The last line is the sum: "N passed, N failed".
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+full=false
+case ${1:-} in
+  "") ;;
+  --full) full=true ;;
+  *) echo "usage: deploy/test.sh [--full]" >&2; exit 2 ;;
+esac
+
+NATS_PY=2.16.0
+tools=$PWD/target/tools
+results=$(mktemp)
+scratch=$(mktemp -d)
+trap 'rm -rf "$results" "$scratch"' EXIT
+
+step() { printf '\n== %s\n' "$*"; }
+
+# tested COMMAND…: runs tests, goes on when some fail, and keeps their results for the sum.
+failed_runs=0
+tested() {
+  "$@" 2>&1 | tee -a "$results" || failed_runs=$((failed_runs + 1))
+}
+
+step "tools"
+cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt
+cargo clippy --version >/dev/null 2>&1 || rustup component add clippy
+current=$(deploy/nats.sh current)
+oldest=$(deploy/nats.sh oldest)
+echo "oldest nats-server: $oldest"
+export MEDIAMIRROR_TEST_PYTHON=$tools/venv/bin/python
+if ! "$MEDIAMIRROR_TEST_PYTHON" -c "import nats" 2>/dev/null; then
+  python3 -m venv "$tools/venv" 2>/dev/null || {
+    # Debian keeps it in a package of its own.
+    apt-get update -q && apt-get install -y -q python3-venv
+    python3 -m venv "$tools/venv"
+  }
+  "$tools/venv/bin/pip" install --quiet --disable-pip-version-check "nats-py==$NATS_PY"
+fi
+
+step "format and lints"
+cargo fmt --check
+cargo clippy --workspace --all-targets --release -- -D warnings
+
+step "build"
+cargo build --release --workspace --all-targets
+
+# Four at a time: most of an end-to-end test is waiting.
+export RUST_TEST_THREADS=4
+export MEDIAMIRROR_NATS_SERVERS=$oldest:$current
+
+step "all tests, $("$current" --version)"
+export MEDIAMIRROR_NATS_SERVER=$current
+tested cargo test --release --workspace --no-fail-fast
+
+step "end to end, $("$oldest" --version)"
+MEDIAMIRROR_NATS_SERVER=$oldest tested cargo test --release --workspace --test mirror
+
+if [[ $(id -u) == 0 ]]; then
+  step "what depends on permissions, as an ordinary user"
+  # That user may not come through to the build's folder.
+  mirror=$(cargo test --release --workspace --test mirror --no-run 2>&1 | sed -n 's/.*Executable.*(\(.*\))$/\1/p')
+  cp "$mirror" "$scratch/mirror"
+  cp target/release/watcher target/release/replicator "$current" "$scratch/"
+  mkdir "$scratch/tmp"
+  chmod 755 "$scratch"
+  chown 65534:65534 "$scratch/tmp"
+  tested setpriv --reuid=65534 --regid=65534 --clear-groups env -C "$scratch/tmp" \
+    HOME="$scratch/tmp" TMPDIR="$scratch/tmp" MEDIAMIRROR_BIN_DIR="$scratch" \
+    MEDIAMIRROR_NATS_SERVER="$scratch/$(basename "$current")" \
+    "$scratch/mirror" users:: refusals:: live::files_added embedded::two_nodes
+fi
+
+if $full; then
+  step "what is too long for every commit"
+  # One at a time: gigabytes and milliseconds do not go together.
+  RUST_TEST_THREADS=1 tested cargo test --release --workspace --no-fail-fast -- --ignored
+fi
+
+step "sum"
+awk -v runs="$failed_runs" '
+  /^test result:/ {
+    for (i = 2; i <= NF; i++) {
+      if ($i ~ /^passed/) passed += $(i - 1)
+      if ($i ~ /^failed/) failed += $(i - 1)
+    }
+  }
+  END {
+    # A run that broke before its tests ended has no line of its own.
+    if (runs > 0 && failed == 0) failed = runs
+    printf "%d passed, %d failed\n", passed, failed
+    exit failed > 0
+  }' "$results"

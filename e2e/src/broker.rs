@@ -1,0 +1,156 @@
+//! A nats-server of a test's own: its own port, its own store, as durable as the server can be.
+
+use crate::{process::Process, wait::SOON, wait::wait_until};
+use rand::Rng;
+use std::{
+    fs,
+    io::{Read, Write},
+    net::{TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+/// Ports below those that the system gives to outgoing connections, so that a broker that was killed finds its own
+/// free again.
+const PORTS: std::ops::Range<u16> = 12_000..32_000;
+
+/// A nats-server, running or not, on one port and one store for its whole life.
+pub struct Broker {
+    binary: PathBuf,
+    dir: PathBuf,
+    port: u16,
+    monitor: u16,
+    process: Option<Process>,
+}
+
+/// Bytes that crossed the broker's connections since it started.
+#[derive(Clone, Copy, Debug)]
+pub struct Traffic {
+    /// From clients to the broker.
+    pub in_bytes: u64,
+    /// From the broker to clients.
+    pub out_bytes: u64,
+}
+
+impl Broker {
+    /// Not started yet: the port is chosen, the configuration written.
+    pub fn prepared(dir: &Path) -> Self {
+        let binary = std::env::var_os("MEDIAMIRROR_NATS_SERVER").unwrap_or("nats-server".into()).into();
+        let broker =
+            Self { binary, dir: dir.to_owned(), port: free_port(), monitor: free_port(), process: None };
+        // 2.9 refuses to start with a setting that it does not know.
+        let sync = if broker.version() >= (2, 10) { "sync_interval: always" } else { "" };
+        let config = format!(
+            "server_name: e2e-{port}\nlisten: 127.0.0.1:{port}\nhttp: 127.0.0.1:{monitor}\n\
+             jetstream {{ store_dir: {store:?}\n {sync} }}\n",
+            port = broker.port,
+            monitor = broker.monitor,
+            store = broker.store(),
+        );
+        fs::write(broker.config(), config).expect("write a configuration");
+        broker
+    }
+
+    /// Started, and ready for clients.
+    pub fn started(dir: &Path) -> Self {
+        let mut broker = Self::prepared(dir);
+        broker.start();
+        broker
+    }
+
+    fn config(&self) -> PathBuf {
+        self.dir.join("nats.conf")
+    }
+
+    /// The folder of its JetStream data.
+    pub fn store(&self) -> PathBuf {
+        self.dir.join("nats")
+    }
+
+    /// Major and minor version of the server.
+    pub fn version(&self) -> (u32, u32) {
+        let output = Command::new(&self.binary).arg("--version").output();
+        let output = output.unwrap_or_else(|e| panic!("run {:?}: {e}", self.binary));
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let number = text.trim().rsplit(['v', ' ']).next().unwrap_or_default();
+        let mut parts = number.split('.').map(|part| part.parse().unwrap_or(0));
+        (parts.next().unwrap_or(0), parts.next().unwrap_or(0))
+    }
+
+    /// Where clients find it.
+    pub fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.port)
+    }
+
+    /// Starts it, again or for the first time, and waits until it serves.
+    pub fn start(&mut self) {
+        assert!(self.process.is_none(), "the broker runs already");
+        let mut command = Command::new(&self.binary);
+        command.arg("-c").arg(self.config());
+        let mut process = Process::spawn("nats-server", &self.dir, command);
+        wait_until(SOON, "a nats-server that serves", || {
+            assert!(process.is_running(), "nats-server ended: {}", process.log());
+            self.get("/healthz").is_some_and(|body| body.contains("\"ok\""))
+        });
+        self.process = Some(process);
+    }
+
+    /// Stops it in order.
+    pub fn stop(&mut self) {
+        self.process.take().expect("a running broker").stop();
+    }
+
+    /// Kills it.
+    pub fn kill(&mut self) {
+        self.process.take().expect("a running broker").kill();
+    }
+
+    /// What crossed its connections.
+    pub fn traffic(&self) -> Traffic {
+        let body = self.get("/varz").expect("an answer of the broker's monitor");
+        let varz: serde_json::Value = serde_json::from_str(&body).expect("JSON from the broker's monitor");
+        let bytes = |key: &str| varz[key].as_u64().expect("a number of bytes");
+        Traffic { in_bytes: bytes("in_bytes"), out_bytes: bytes("out_bytes") }
+    }
+
+    fn get(&self, path: &str) -> Option<String> {
+        let limit = Some(Duration::from_secs(5));
+        let mut stream = TcpStream::connect(("127.0.0.1", self.monitor)).ok()?;
+        stream.set_read_timeout(limit).ok()?;
+        write!(stream, "GET {path} HTTP/1.0\r\n\r\n").ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned())
+    }
+}
+
+/// A port on which nothing listens now.
+pub fn free_port() -> u16 {
+    let mut random = rand::rng();
+    (0..1000)
+        .map(|_| random.random_range(PORTS))
+        .find(|&port| TcpListener::bind(("127.0.0.1", port)).is_ok())
+        .expect("a free port")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nats::Nats;
+
+    #[test]
+    fn a_killed_broker_comes_back_on_its_port() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let mut broker = Broker::started(dir.path());
+        assert!(broker.version() >= (2, 9));
+        let nats = Nats::connect(&broker.url());
+        assert!(nats.log_state().is_none());
+        assert!(broker.traffic().in_bytes < 10_000);
+        broker.kill();
+        assert!(broker.get("/healthz").is_none());
+        broker.start();
+        assert!(nats.log_state().is_none(), "an answer: there is no such stream");
+        broker.stop();
+    }
+}

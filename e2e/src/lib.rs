@@ -1,0 +1,22 @@
+//! What the end-to-end tests stand on: real processes, a real nats-server, real files, and waits that have a
+//! deadline and a name.
+//!
+//! Everything here panics when the machine does not do what a test needs, with a message that says what was
+//! awaited; every process started here is killed when its handle is dropped, and its log is shown when the test
+//! failed.
+
+mod broker;
+mod mirror;
+mod nats;
+mod node;
+mod process;
+mod tree;
+mod wait;
+
+pub use broker::{Broker, Traffic, free_port};
+pub use mirror::Mirror;
+pub use nats::{LogLine, Nats, Tap, Transfers};
+pub use node::{Node, Role};
+pub use process::{Finished, Process, run, running_with};
+pub use tree::{Tree, content, copy_folder, put_back, sha256_of, write};
+pub use wait::{LONG, SOON, paced, wait_for, wait_until};

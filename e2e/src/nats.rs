@@ -1,0 +1,292 @@
+//! What an operator with a NATS client sees: streams, consumers, node records, the log, and what crosses the wire.
+
+use crate::{node::Role, wait::wait_until};
+use async_nats::jetstream::{
+    self,
+    consumer::{AckPolicy, DeliverPolicy, pull},
+    stream,
+};
+use common::{event::Event, names::MirrorName, subject::Subjects};
+use futures_util::{StreamExt, TryStreamExt};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+use tokio::{runtime::Runtime, task::JoinHandle};
+
+/// The log's stream.
+const LOG: &str = "MIRROR_MEDIA";
+/// The bucket's stream.
+const BLOBS: &str = "OBJ_MIRROR_MEDIA_BLOBS";
+/// What the subjects of chunks begin with.
+const CHUNKS: &str = "$O.MIRROR_MEDIA_BLOBS.C.";
+/// What a [`Tap`] sends itself.
+const MARK: &str = "e2e.mark";
+/// Bound of one request, its answer included.
+const REQUEST: Duration = Duration::from_secs(10);
+
+/// A client of the broker, for the mirror `media`.
+pub struct Nats {
+    runtime: Runtime,
+    client: async_nats::Client,
+    jetstream: jetstream::Context,
+    subjects: Subjects,
+}
+
+/// An event as it stands in the log.
+#[derive(Clone, Debug)]
+pub struct LogLine {
+    /// Its position.
+    pub version: u64,
+    /// The subject it came on.
+    pub subject: String,
+    /// What it says.
+    pub event: Event,
+}
+
+impl LogLine {
+    /// The path, as text for comparisons in tests.
+    pub fn path(&self) -> String {
+        self.event.path.to_string()
+    }
+}
+
+/// Blob chunks that crossed the wire since a [`Tap`] was set.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Transfers {
+    /// Chunks that were published.
+    pub stored: u64,
+    /// Requests that asked for chunks.
+    pub read: u64,
+}
+
+/// Listens to chunks being stored and asked for.
+pub struct Tap<'a> {
+    nats: &'a Nats,
+    stored: Arc<AtomicU64>,
+    read: Arc<AtomicU64>,
+    marks: Arc<AtomicU64>,
+    task: JoinHandle<()>,
+}
+
+impl Tap<'_> {
+    /// What passed so far: everything that reached the broker before this call is in it.
+    pub fn seen(&self) -> Transfers {
+        let before = self.marks.load(Ordering::SeqCst);
+        let client = &self.nats.client;
+        self.nats.runtime.block_on(client.publish(MARK, "".into())).expect("publish a mark");
+        // One subscription, so that the mark comes after all that passed before it.
+        wait_until(REQUEST, "the mark of a tap", || self.marks.load(Ordering::SeqCst) > before);
+        Transfers { stored: self.stored.load(Ordering::SeqCst), read: self.read.load(Ordering::SeqCst) }
+    }
+}
+
+impl Drop for Tap<'_> {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Nats {
+    /// Connects.
+    pub fn connect(url: &str) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let runtime = runtime.expect("start a runtime");
+        let options = async_nats::ConnectOptions::new().retry_on_initial_connect();
+        let (client, jetstream) = runtime.block_on(async {
+            let client = options.connect(url).await.expect("connect to the broker");
+            let mut jetstream = jetstream::new(client.clone());
+            jetstream.set_timeout(REQUEST);
+            (client, jetstream)
+        });
+        let mirror: MirrorName = "media".parse().expect("a good name");
+        Self { runtime, client, jetstream, subjects: Subjects::new(&mirror) }
+    }
+
+    fn stream(&self, name: &str) -> Option<stream::Stream> {
+        self.runtime.block_on(self.jetstream.get_stream(name)).ok()
+    }
+
+    /// How many messages a stream has; none while it is not there.
+    pub fn messages(&self, stream: &str) -> u64 {
+        self.stream(stream).map_or(0, |stream| stream.cached_info().state.messages)
+    }
+
+    /// The state of the log's stream; `None` while there is no such stream.
+    pub fn log_state(&self) -> Option<stream::State> {
+        self.stream(LOG).map(|stream| stream.cached_info().state.clone())
+    }
+
+    /// Stores a message as it is, whatever stands on its subject.
+    pub fn publish(&self, subject: &str, payload: &[u8]) {
+        let payload = payload.to_vec().into();
+        self.runtime.block_on(async {
+            let acknowledged = self.jetstream.publish(subject.to_owned(), payload).await.expect("publish");
+            acknowledged.await.expect("an acknowledgement");
+        });
+    }
+
+    /// The state of the bucket's stream.
+    pub fn bucket_state(&self) -> stream::State {
+        self.stream(BLOBS).expect("a bucket").cached_info().state.clone()
+    }
+
+    /// Takes every blob out of the bucket, as if it had been lost.
+    pub fn lose_blobs(&self) {
+        let stream = self.stream(BLOBS).expect("a bucket");
+        self.runtime.block_on(async { stream.purge().await.expect("purge the bucket") });
+    }
+
+    /// Puts other bytes of the same length into every chunk of every blob. Returns how many chunks that were.
+    pub fn damage_blobs(&self) -> usize {
+        let stream = self.stream(BLOBS).expect("a bucket");
+        let state = stream.cached_info().state.clone();
+        let mut chunks: Vec<(String, usize)> = Vec::new();
+        for sequence in state.first_sequence..=state.last_sequence {
+            let message = self.runtime.block_on(stream.get_raw_message(sequence));
+            // What was purged or rolled up is not there.
+            let Ok(message) = message else { continue };
+            if message.subject.starts_with(CHUNKS) {
+                chunks.push((message.subject.to_string(), message.payload.len()));
+            }
+        }
+        for (subject, _) in &chunks {
+            self.runtime.block_on(async { stream.purge().filter(subject).await.expect("purge a chunk") });
+        }
+        chunks.iter().for_each(|(subject, length)| self.publish(subject, &vec![b'?'; *length]));
+        chunks.len()
+    }
+
+    /// The hashes that a node's replicator asks the others for.
+    pub fn wanted(&self, node: &str) -> Vec<String> {
+        let Some(list) = self.value(&format!("{node}.wanted")) else { return Vec::new() };
+        let hashes = list["sha256"].as_array().expect("a list of hashes");
+        hashes.iter().map(|hash| hash.as_str().expect("a hash").to_owned()).collect()
+    }
+
+    /// The consumers on the bucket's stream.
+    pub fn bucket_consumers(&self) -> Vec<String> {
+        let stream = self.stream(BLOBS).expect("a bucket");
+        self.runtime.block_on(stream.consumer_names().try_collect()).expect("names of consumers")
+    }
+
+    /// The consumer of a node's replicator.
+    pub fn consumer(&self, node: &str) -> Option<jetstream::consumer::Info> {
+        let stream = self.stream(LOG)?;
+        self.runtime.block_on(stream.consumer_info(format!("replicator-{node}"))).ok()
+    }
+
+    /// The record that a process keeps of itself.
+    pub fn record(&self, node: &str, role: Role) -> Option<serde_json::Value> {
+        self.value(&format!("{node}.{}", role.name()))
+    }
+
+    fn value(&self, key: &str) -> Option<serde_json::Value> {
+        self.runtime.block_on(async {
+            let bucket = self.jetstream.get_key_value("MIRROR_MEDIA_NODES").await.ok()?;
+            let value = bucket.get(key).await.ok()??;
+            Some(serde_json::from_slice(&value).expect("a value in JSON"))
+        })
+    }
+
+    /// The events of the log from this position on.
+    ///
+    /// # Panics
+    /// When a message is no event.
+    pub fn log_from(&self, from: u64) -> Vec<LogLine> {
+        let Some(stream) = self.stream(LOG) else { return Vec::new() };
+        let last = stream.cached_info().state.last_sequence;
+        if last < from {
+            return Vec::new();
+        }
+        self.runtime.block_on(async {
+            let consumer = stream.create_consumer(pull::Config {
+                deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: from.max(1) },
+                ack_policy: AckPolicy::None,
+                inactive_threshold: REQUEST,
+                memory_storage: true,
+                ..Default::default()
+            });
+            let consumer = consumer.await.expect("a consumer to read the log with");
+            let mut lines: Vec<LogLine> = Vec::new();
+            while lines.last().is_none_or(|line| line.version < last) {
+                let batch = consumer.fetch().max_messages(1000).expires(REQUEST).messages().await;
+                let before = lines.len();
+                let mut batch = batch.expect("events");
+                while let Some(message) = batch.next().await {
+                    let message = message.expect("an event");
+                    let version = message.info().expect("a message of a stream").stream_sequence;
+                    let subject = message.subject.to_string();
+                    let event = Event::decode(&self.subjects, &subject, &message.payload);
+                    let event = event.unwrap_or_else(|e| panic!("{e} at {version} on {subject}"));
+                    lines.push(LogLine { version, subject, event });
+                }
+                assert!(lines.len() > before, "the log ends at {before}, not at {last}");
+            }
+            let name = &consumer.cached_info().name;
+            stream.delete_consumer(name).await.expect("delete the reading consumer");
+            lines
+        })
+    }
+
+    /// Counts from now on what chunks are stored and asked for.
+    pub fn tap(&self) -> Tap<'_> {
+        let counter = || Arc::new(AtomicU64::new(0));
+        let (stored, read, marks) = (counter(), counter(), counter());
+        let counters = [stored.clone(), read.clone(), marks.clone()];
+        let everything = self.runtime.block_on(self.client.subscribe(">"));
+        let mut everything = everything.expect("subscribe");
+        let task = self.runtime.spawn(async move {
+            let [stored, read, marks] = counters;
+            let whole = format!("$JS.API.DIRECT.GET.{BLOBS}");
+            let by_subject = format!("{whole}.{CHUNKS}");
+            while let Some(message) = everything.next().await {
+                let subject = message.subject.as_str();
+                let asks = || String::from_utf8_lossy(&message.payload).contains(CHUNKS);
+                let counter = match subject {
+                    MARK => &marks,
+                    _ if subject.starts_with(CHUNKS) => &stored,
+                    _ if subject.starts_with(&by_subject) || (subject == whole && asks()) => &read,
+                    _ => continue,
+                };
+                counter.fetch_add(1, Ordering::SeqCst);
+            }
+        });
+        let tap = Tap { nats: self, stored, read, marks, task };
+        tap.seen(); // From here on it listens.
+        tap
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::Broker;
+
+    #[test]
+    fn a_tap_counts_chunks_and_requests_for_them() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let broker = Broker::started(dir.path());
+        let nats = Nats::connect(&broker.url());
+        let tap = nats.tap();
+        assert_eq!(tap.seen(), Transfers { stored: 0, read: 0 });
+        let get = format!("$JS.API.DIRECT.GET.{BLOBS}");
+        let sent = [
+            (format!("{CHUNKS}abc"), ""),
+            ("$O.MIRROR_MEDIA_BLOBS.M.abc".into(), ""),
+            (get.clone(), "{\"multi_last\":[\"$O.MIRROR_MEDIA_BLOBS.C.abc\"]}"),
+            (get.clone(), "{\"multi_last\":[\"$O.MIRROR_MEDIA_BLOBS.M.abc\"]}"),
+            (format!("{get}.{CHUNKS}abc"), ""),
+        ];
+        let other = Nats::connect(&broker.url());
+        for (subject, payload) in sent {
+            let sent = other.client.publish(subject, payload.into());
+            other.runtime.block_on(sent).expect("publish");
+        }
+        other.runtime.block_on(other.client.flush()).expect("flush");
+        wait_until(REQUEST, "what was sent", || tap.seen() == Transfers { stored: 1, read: 2 });
+    }
+}

@@ -1,0 +1,160 @@
+//! Looking at the mirror: status, log, replay, scan.
+
+use e2e::{Mirror, Role, SOON, Tree, content, wait_until, write};
+use std::{fs, process::Command};
+
+#[test]
+fn the_log_is_printed_one_json_object_a_line() {
+    let mut mirror = Mirror::running(&["a", "b"]);
+    write(&mirror.nodes[0].path("uploads/cat.jpg"), b"cat");
+    mirror.wait_everywhere("uploads/cat.jpg", b"cat");
+    write(&mirror.nodes[1].path("uploads/dog.jpg"), b"dog");
+    mirror.wait_everywhere("uploads/dog.jpg", b"dog");
+    fs::remove_file(mirror.nodes[1].path("uploads/cat.jpg")).unwrap();
+    mirror.wait_nowhere("uploads/cat.jpg");
+
+    let node = &mirror.nodes[0];
+    let lines = node.run(Role::Replicator, &["log", "--json"]).succeeded().json_lines();
+    let seen: Vec<_> = lines
+        .iter()
+        .map(|l| (l["version"].as_u64().unwrap(), l["type"].as_str().unwrap(), l["path"].as_str().unwrap()))
+        .collect();
+    assert_eq!(
+        seen,
+        [(1, "added", "uploads/cat.jpg"), (2, "added", "uploads/dog.jpg"), (3, "removed", "uploads/cat.jpg")]
+    );
+    assert_eq!(lines[0]["sha256"], "77af778b51abd4a3c51c5ddd97204a9c3ae614ebccb75a606c3b6865aed6744e");
+    assert_eq!((lines[0]["size"].as_u64(), lines[0]["node"].as_str()), (Some(3), Some("a")));
+    assert_eq!(lines[2]["replaces"], 1);
+    assert!(lines.iter().all(|line| line["time"].as_str().is_some_and(|t| t.ends_with('Z'))));
+
+    let versions = |arguments: &[&str]| {
+        let arguments = [&["log", "--json"], arguments].concat();
+        let lines = node.run(Role::Replicator, &arguments).succeeded().json_lines();
+        lines.iter().map(|line| line["version"].as_u64().unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!(versions(&["--from-seq", "2"]), [2, 3]);
+    assert_eq!(versions(&["--to-seq", "2"]), [1, 2]);
+    assert_eq!(versions(&["--from-seq", "2", "--to-seq", "2"]), [2]);
+    assert_eq!(versions(&["--path", "uploads/cat.jpg"]), [1, 3]);
+    let plain = node.run(Role::Replicator, &["log"]).succeeded().stdout;
+    assert_eq!(plain.lines().filter(|line| line.contains("uploads/")).count(), 3, "{plain}");
+}
+
+#[test]
+fn a_followed_log_shows_events_as_they_come() {
+    let mirror = Mirror::running(&["a"]);
+    let command = mirror.nodes[0].command(Role::Replicator, ["log", "--follow", "--json"]);
+    let follower = e2e::Process::spawn("follower", mirror.dir(), command);
+    for i in 0..3 {
+        write(&mirror.nodes[0].path(i.to_string()), b"followed");
+        let wanted = format!("\"path\":\"{i}\"");
+        wait_until(SOON, "the event in the followed log", || follower.log().contains(&wanted));
+    }
+}
+
+#[test]
+fn replay_builds_the_tree_of_any_version_and_touches_nothing_else() {
+    let mut mirror = Mirror::running(&["a", "b"]);
+    write(&mirror.nodes[0].path("kept/1"), b"first");
+    mirror.wait_everywhere("kept/1", b"first");
+    write(&mirror.nodes[0].path("gone"), &content("gone", 600_000));
+    mirror.wait_everywhere("gone", &content("gone", 600_000));
+    let early = mirror.wait_equal(SOON);
+    write(&mirror.nodes[1].path("kept/1"), b"second");
+    mirror.wait_everywhere("kept/1", b"second");
+    fs::remove_file(mirror.nodes[0].path("gone")).unwrap();
+    mirror.wait_nowhere("gone");
+    let late = mirror.wait_equal(SOON);
+
+    let (target, state) = (mirror.outside("replayed"), mirror.outside("replay-state"));
+    write(&target.join("mine/not-in-the-log"), b"mine");
+    let url = mirror.broker.url();
+    let replay = |arguments: &[&str]| {
+        let mut command = Command::new(Role::Replicator.program());
+        command.arg("replay").args(arguments).arg("--root").arg(&target);
+        command.args(["--mirror", "media", "--nats-url", &url]).env("XDG_STATE_HOME", &state);
+        e2e::run(SOON, command).succeeded();
+        let mut tree = Tree::of(&target);
+        assert!(tree.0.remove(b"mine/not-in-the-log".as_slice()).is_some(), "what is not ours stays");
+        tree
+    };
+    replay(&["--from-seq", "1", "--to-seq", "2"]).equal(&early).unwrap();
+    replay(&["--from-seq", "1", "--to-seq", "2"]).equal(&early).unwrap();
+    replay(&["--from-seq", "1"]).equal(&late).unwrap();
+    replay(&["--from-seq", "1"]).equal(&late).unwrap();
+    mirror.wait_equal(SOON).equal(&late).unwrap();
+    let versions: Vec<_> = mirror.log().iter().map(|line| line.version).collect();
+    assert_eq!(versions, [1, 2, 3, 4], "a replay publishes nothing");
+}
+
+#[test]
+fn scan_does_one_pass_and_ends() {
+    let mut mirror = Mirror::idle(&["a", "b"]);
+    for i in 0..30 {
+        write(&mirror.nodes[0].path(format!("old/{i}")), &content(&i.to_string(), 1_000));
+    }
+    let finished = mirror.nodes[0].run(Role::Watcher, &["scan"]).succeeded();
+    assert!(!finished.stderr.contains(['\r', '\x1b']), "a bar without a terminal: {finished:?}");
+    assert_eq!(mirror.log().len(), 30);
+    mirror.nodes[0].run(Role::Watcher, &["scan"]).succeeded();
+    assert_eq!(mirror.log().len(), 30, "a second pass finds nothing new");
+    write(&mirror.nodes[0].path("old/3"), b"changed");
+    mirror.nodes[0].run(Role::Watcher, &["scan"]).succeeded();
+    assert_eq!(mirror.log().len(), 31);
+    mirror.nodes[1].start(Role::Replicator);
+    assert_eq!(mirror.wait_equal(SOON).0.len(), 30);
+}
+
+#[test]
+fn scan_shows_a_bar_on_a_terminal() {
+    let mirror = Mirror::idle(&["a"]);
+    for i in 0..300 {
+        write(&mirror.nodes[0].path(i.to_string()), &content(&i.to_string(), 100_000));
+    }
+    // script(1) gives it a terminal.
+    let scan = mirror.nodes[0].command(Role::Watcher, ["scan"]);
+    let words = std::iter::once(scan.get_program()).chain(scan.get_args());
+    let line: Vec<_> = words.map(|word| format!("'{}'", word.to_str().unwrap())).collect();
+    let mut command = Command::new("script");
+    command.args(["-q", "-e", "-c", &line.join(" "), "/dev/null"]).env("TERM", "xterm");
+    let finished = e2e::run(SOON, command).succeeded();
+    assert!(finished.stdout.contains("300") && finished.stdout.contains("MiB"), "{finished:?}");
+}
+
+#[test]
+fn status_says_what_each_process_does() {
+    let mut mirror = Mirror::running(&["a", "b"]);
+    write(&mirror.nodes[0].path("file"), b"twelve bytes");
+    mirror.wait_everywhere("file", b"twelve bytes");
+    mirror.wait_equal(SOON);
+    for role in Role::ALL {
+        let what = format!("a status of the {} with version 1", role.name());
+        e2e::wait_for(SOON, &what, || {
+            let status = mirror.nodes[0].run(role, &["status", "--json"]);
+            let record: serde_json::Value =
+                serde_json::from_str(&status.stdout).map_err(|e| e.to_string())?;
+            let text = record.to_string();
+            assert!(text.contains("\"ready\"") || status.code != Some(0), "{status:?}");
+            let known = status.code == Some(0) && text.contains("\"version\":1");
+            if known { Ok(()) } else { Err(format!("{status:?}")) }
+        });
+    }
+    // Both nodes hold the same at the same version, and say so by the same digest.
+    let digests = e2e::wait_for(SOON, "records at version 1", || {
+        let mut digests = Vec::new();
+        for node in ["a", "b"] {
+            let record = mirror.nats().record(node, Role::Replicator).ok_or("no record")?;
+            if record["version"] != 1 || record["state"] != "ready" {
+                return Err(record.to_string());
+            }
+            assert_eq!(record["files"], 1);
+            assert_eq!(record["bytes"], 12);
+            digests.push(record["digest"].clone());
+        }
+        Ok(digests)
+    });
+    assert_eq!(digests[0], digests[1]);
+    mirror.broker.stop();
+    assert_eq!(mirror.nodes[0].run(Role::Replicator, &["status"]).code, Some(3));
+}

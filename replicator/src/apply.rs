@@ -1,0 +1,397 @@
+//! The data path of the replicator, for one event: plan, fetch, verify, place, record.
+//!
+//! Syncs for a new small file: the file, its temp name, the index (the intent), its folder, the index (the row); all but the first are shared
+//! with the files in flight beside it.
+
+use crate::{
+    fetch::{Verified, fetch},
+    node::{ApplyError, Node},
+    plan::{ByIndex, OnDisk, Plan, Terms, by_index, is_above_row, is_replaced_by_row, must_ask_log, plan},
+};
+use common::{
+    blobs::BlobStore,
+    content,
+    event::{Attributes, Event},
+    index::{Commit, Intent, PathState, Row, Stat},
+    known::{Known, known_to_log},
+    log::{EventLog, Logged},
+    path::MediaPath,
+    resolve::{Name, Resolved, blocking, resolve},
+    root::{Folder, Look, RenameError, Root, copy_attributes},
+    time::Timestamp,
+    trust::Session,
+};
+use std::{sync::Arc, time::Duration};
+use tokio::time::Instant;
+
+/// How often an event is planned anew when its path changes under our hands.
+const TRIES: usize = 20;
+/// How long the other process's intent is waited for.
+const INTENT_PATIENCE: Duration = Duration::from_secs(5);
+const INTENT_PAUSE: Duration = Duration::from_millis(10);
+/// The folder of unfinished files.
+const TEMP: &str = ".mirror/tmp";
+
+/// What became of an event.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// Not newer than what this node knows of the path.
+    Superseded,
+    /// This node's own: only recorded.
+    Own,
+    /// The content stood there already.
+    Adopted,
+    /// Placed; so many bytes came over the network.
+    Placed { fetched: u64 },
+    /// Taken out of the tree.
+    Removed,
+    /// A removal of what is not there.
+    Gone,
+    /// A removal, and what stands there is the user's.
+    LeftAlone,
+}
+
+/// Applies an event; when this returns, what it did would survive a power cut. A crash at any point leaves the old content or the new one at the path,
+/// and an intent that the next start finishes.
+pub async fn apply<L: EventLog, B: BlobStore>(
+    node: &Node<L, B>,
+    session: &Session,
+    logged: &Logged,
+    event: &Event,
+) -> Result<Outcome, ApplyError> {
+    for _ in 0..TRIES {
+        node.check(session)?;
+        let seen = settled(node, &event.path).await?;
+        let done = Committing { node, session, logged, event, seen: &seen };
+        match by_index(&seen, session.generation, event, logged.version) {
+            ByIndex::Superseded => return Ok(Outcome::Superseded),
+            ByIndex::AnswersOffer => {
+                if done
+                    .row(seen.offer.as_ref().and_then(|offer| Some((offer.stat?, offer.racy))), None)
+                    .await?
+                {
+                    return Ok(Outcome::Own);
+                }
+                continue;
+            }
+            ByIndex::UnderOffer => {
+                if done.row(None, None).await? {
+                    return Ok(Outcome::Own);
+                }
+                continue;
+            }
+            ByIndex::Look => {}
+        }
+        let Some(disk) = look_at(node, &event.path, &seen).await? else { continue };
+        let decision = decide(node, session, logged, event, &seen, disk).await?;
+        let applied = match (decision, event.added) {
+            (Plan::Adopt, Some(attributes)) => adopt(&done, attributes, disk).await?,
+            (Plan::Place { known }, Some(attributes)) => {
+                node.before_change().await?;
+                let verified = fetch(node, event, attributes).await?;
+                place(&done, disk, known, Some(verified)).await?
+            }
+            (Plan::Remove { known }, _) => {
+                node.before_change().await?;
+                place(&done, disk, known, None).await?
+            }
+            (Plan::Leave, _) => Some(Outcome::Superseded),
+            (Plan::Gone, _) => done.row(None, None).await?.then_some(Outcome::Gone),
+            (Plan::LeaveAlone, _) => {
+                done.row(None, Some(Aside::AskWatcher)).await?.then_some(Outcome::LeftAlone)
+            }
+            (Plan::Ignore, _) => {
+                done.row(None, Some(Aside::Ignore(disk))).await?.then_some(Outcome::LeftAlone)
+            }
+            (Plan::Adopt | Plan::Place { .. }, None) => unreachable!("only additions are adopted or placed"),
+        };
+        if let Some(outcome) = applied {
+            return Ok(outcome);
+        }
+    }
+    Err(ApplyError::Changing)
+}
+
+/// The path's state once no intent stands: that of the other process is waited for, and finished when its maker is dead.
+async fn settled<L: EventLog, B: BlobStore>(
+    node: &Node<L, B>,
+    path: &MediaPath,
+) -> Result<PathState, ApplyError> {
+    let began = Instant::now();
+    loop {
+        let seen = node.index.path_state(path)?;
+        let Some(intent) = &seen.intent else { return Ok(seen) };
+        if !node.resolve_abandoned(path, intent).await? {
+            if intent.owner == node.run {
+                // Left by a try of ours that failed after its rename.
+                resolve(&node.root, &node.index, node.log.subjects(), path, intent, Name::Unsynced).await?;
+            } else if began.elapsed() > INTENT_PATIENCE {
+                return Err(ApplyError::Placing);
+            } else {
+                tokio::time::sleep(INTENT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// What stands at the path; the file is read only when its stat does not tell its content. `None`: it changed meanwhile.
+async fn look_at<L: EventLog, B: BlobStore>(
+    node: &Node<L, B>,
+    path: &MediaPath,
+    seen: &PathState,
+) -> Result<Option<OnDisk>, ApplyError> {
+    let (root, at, row) = (Arc::clone(&node.root), path.clone(), seen.row.clone());
+    blocking(move || match root.look(&at).map_err(ApplyError::Disk)? {
+        Look::Absent => Ok(Some(OnDisk::Absent)),
+        // An empty one gives way when the file is placed; a removal has nothing to do with it.
+        Look::Folder => Ok(Some(OnDisk::Absent)),
+        Look::Other(what) => Err(ApplyError::InTheWay(what)),
+        Look::Unreachable(_) => Err(RenameError::Unreachable.into()),
+        Look::File(stat) => {
+            let told = row.filter(|row| row.stat == Some(stat.stat) && !row.racy);
+            match told.as_ref().and_then(Row::content) {
+                Some(content) => Ok(Some(OnDisk::File(content, stat.stat))),
+                None => match content::read(&root, &at, 0) {
+                    Ok(reading) => Ok(Some(OnDisk::File(reading.hash, reading.stat.stat))),
+                    Err(content::ReadError::Io(error)) => Err(ApplyError::Disk(error)),
+                    Err(content::ReadError::Changed | content::ReadError::GivenUp) => Ok(None),
+                },
+            }
+        }
+    })
+    .await
+}
+
+async fn decide<L: EventLog, B: BlobStore>(
+    node: &Node<L, B>,
+    session: &Session,
+    logged: &Logged,
+    event: &Event,
+    seen: &PathState,
+    disk: OnDisk,
+) -> Result<Plan, ApplyError> {
+    let older = seen.row.as_ref().filter(|row| row.generation != session.generation);
+    let (above_row, replaced_by_row) = match older {
+        Some(row) => {
+            let created = node.index.created(row.generation)?;
+            let same_life = created.as_ref() == Some(&session.created);
+            (
+                is_above_row(event, row, created.as_ref()),
+                is_replaced_by_row(event, logged.version, row, same_life, disk),
+            )
+        }
+        None => (false, false),
+    };
+    let terms = Terms { generation: session.generation, above_row, removals: node.removals, replaced_by_row };
+    let known = match disk {
+        OnDisk::File(content, stat) if must_ask_log(seen, terms, event, disk) => {
+            let changed = Timestamp::from_nanos(i128::from(stat.ctime));
+            known_to_log(&node.log, &event.path, content, Some(logged.version), changed).await?
+        }
+        _ => Known::No,
+    };
+    Ok(plan(seen, terms, event, disk, known))
+}
+
+/// What else a row commit does.
+enum Aside {
+    /// What stands there is looked at by the watcher, and published over the removal.
+    AskWatcher,
+    /// What stands there stays and is not published.
+    Ignore(OnDisk),
+}
+
+struct Committing<'a, L, B> {
+    node: &'a Node<L, B>,
+    session: &'a Session,
+    logged: &'a Logged,
+    event: &'a Event,
+    seen: &'a PathState,
+}
+
+impl<L: EventLog, B: BlobStore> Committing<'_, L, B> {
+    fn commit(&self, stat: Option<Stat>, racy: bool) -> Commit {
+        Commit {
+            path: self.event.path.clone(),
+            kind: self.event.kind(),
+            sha256: self.event.sha256,
+            size: self.event.added.map_or(0, |added| added.size),
+            stat,
+            racy,
+            version: self.logged.version,
+            replaced: self.event.replaces,
+            subject: self.logged.subject.clone(),
+            event: self.logged.id(self.node.log.subjects()),
+            generation: self.session.generation,
+        }
+    }
+
+    /// Commits the row when nothing about the path changed since it was looked at, and takes an offer away that this answers. False: it did.
+    async fn row(&self, stat: Option<(Stat, bool)>, aside: Option<Aside>) -> Result<bool, ApplyError> {
+        let commit = self.commit(stat.map(|(stat, _)| stat), stat.is_some_and(|(_, racy)| racy));
+        let seen = self.seen.clone();
+        let answered = seen.offer.clone().filter(|offer| {
+            (offer.kind, offer.sha256, offer.replaces) == (commit.kind, commit.sha256, commit.replaced)
+                && offer.generation == commit.generation
+        });
+        let done = self.node.index.write(move |tx| {
+            if tx.node().generation != commit.generation || tx.path_state(&commit.path)? != seen {
+                return Ok(false);
+            }
+            tx.commit(&commit)?;
+            if let Some(offer) = answered {
+                tx.withdraw(&commit.path, &offer)?;
+            }
+            match aside {
+                Some(Aside::AskWatcher) => tx.ask_watcher(&commit.path)?,
+                Some(Aside::Ignore(OnDisk::File(content, _))) => {
+                    tx.mark(&commit.path, |row| row.ignored = Some(content))?;
+                }
+                Some(Aside::Ignore(OnDisk::Absent)) | None => {}
+            }
+            Ok(true)
+        });
+        Ok(done.await?)
+    }
+}
+
+/// The same content stands there: mtime and mode are set, and the row takes the stat. A write that came in between would be hidden by the mtime that was set, so the
+/// file is read again when anything was.
+async fn adopt<L: EventLog, B: BlobStore>(
+    done: &Committing<'_, L, B>,
+    attributes: Attributes,
+    disk: OnDisk,
+) -> Result<Option<Outcome>, ApplyError> {
+    let OnDisk::File(content, stat) = disk else { return Ok(None) };
+    let (root, path) = (Arc::clone(&done.node.root), done.event.path.clone());
+    let adopted = blocking(move || {
+        let Ok((file, now)) = root.open_file(&path) else { return None };
+        if now.stat != stat {
+            return None;
+        }
+        if now.mtime == attributes.mtime && now.mode & 0o777 == attributes.mode {
+            return Some((stat, content::is_racy(now.mtime)));
+        }
+        // Another owner's file keeps its attributes; its content is what matters.
+        copy_attributes(&file, attributes.mode, attributes.mtime).ok();
+        let again = content::read(&root, &path, 0).ok()?;
+        (again.hash == content).then_some((again.stat.stat, again.racy))
+    })
+    .await;
+    match adopted {
+        Some(stat) => Ok(done.row(Some(stat), None).await?.then_some(Outcome::Adopted)),
+        None => Ok(None),
+    }
+}
+
+/// Rules 3 and 4: intent, rename, folder sync, row. `verified`: the new content; `None` takes the old one out. `None` as answer: the path changed.
+async fn place<L: EventLog, B: BlobStore>(
+    done: &Committing<'_, L, B>,
+    disk: OnDisk,
+    known: bool,
+    verified: Option<Verified>,
+) -> Result<Option<Outcome>, ApplyError> {
+    let (node, event) = (done.node, done.event);
+    let fetched = verified.as_ref().map(|verified| verified.fetched);
+    let intent = Intent {
+        kind: event.kind(),
+        sha256: event.sha256,
+        size: verified.as_ref().map_or(0, |verified| verified.size),
+        mtime: verified.as_ref().map_or(0, |verified| verified.mtime),
+        version: done.logged.version,
+        replaced: event.replaces,
+        event: done.logged.id(node.log.subjects()),
+        old: match disk {
+            OnDisk::Absent => None,
+            OnDisk::File(content, stat) => Some((content, stat)),
+        },
+        known,
+        temp: verified
+            .as_ref()
+            .map_or_else(|| Root::temp_name(event.sha256), |verified| verified.temp.clone()),
+        temp_ino: verified.as_ref().map(|verified| verified.ino),
+        role: "replicator".into(),
+        owner: node.run.clone(),
+        generation: done.session.generation,
+    };
+    if intent.temp_ino.is_some() {
+        // Its name, too, must survive a power cut: a temp name that is gone says that the rename happened.
+        node.folders.sync(TEMP.into()).await.map_err(ApplyError::Disk)?;
+    }
+    let intended = {
+        let (root, path, seen, intent) =
+            (Arc::clone(&node.root), event.path.clone(), done.seen.clone(), intent.clone());
+        node.index.write(move |tx| Ok(stands(&root, &path, &intent) && tx.intend(&path, &seen, &intent)?))
+    };
+    if !intended.await? {
+        drop_temp(node, &intent).await?;
+        return Ok(None);
+    }
+    let folder = match verified {
+        Some(verified) => verified.folder,
+        None => node.root.existing_folder(&event.path)?,
+    };
+    let renamed = {
+        let (root, intent) = (Arc::clone(&node.root), intent.clone());
+        blocking(move || rename(&root, &intent, folder)).await
+    };
+    let (failed, name) = match renamed {
+        Ok((folder, made_below)) => {
+            sync_folders(node, folder, made_below).await?;
+            (None, Name::Synced)
+        }
+        Err(error) => (Some(error), Name::Unsynced),
+    };
+    // What stands under the temp name says whether the rename happened, whatever it answered.
+    let resolved = resolve(&node.root, &node.index, node.log.subjects(), &event.path, &intent, name).await?;
+    match (resolved, failed) {
+        (Resolved::Done, _) => {
+            Ok(Some(fetched.map_or(Outcome::Removed, |fetched| Outcome::Placed { fetched })))
+        }
+        (_, Some(RenameError::Changed) | None) => Ok(None),
+        (_, Some(error)) => Err(error.into()),
+    }
+}
+
+/// Whether the path is as it was when it was looked at.
+fn stands(root: &Root, path: &MediaPath, intent: &Intent) -> bool {
+    match (&intent.old, root.look(path)) {
+        (Some((_, stat)), Ok(Look::File(now))) => now.stat == *stat,
+        (None, Ok(Look::Absent | Look::Folder)) => true,
+        _ => false,
+    }
+}
+
+fn rename(
+    root: &Root,
+    intent: &Intent,
+    folder: Folder,
+) -> Result<(std::path::PathBuf, Option<std::path::PathBuf>), RenameError> {
+    match (&intent.old, intent.temp_ino) {
+        (None, Some(_)) => root.place_new(&intent.temp, &folder)?,
+        (Some(_), Some(_)) => root.place_over(&intent.temp, &folder)?,
+        (_, None) => root.take_out(&intent.temp, &folder)?,
+    }
+    Ok((folder.path, folder.made_below))
+}
+
+/// The folder of the new name, and those above it up to where one was made.
+async fn sync_folders<L: EventLog, B: BlobStore>(
+    node: &Node<L, B>,
+    folder: std::path::PathBuf,
+    made_below: Option<std::path::PathBuf>,
+) -> Result<(), ApplyError> {
+    let top = made_below.unwrap_or_else(|| folder.clone());
+    let all = folder.ancestors().take_while(|above| above.starts_with(&top));
+    let syncs = all.map(|above| node.folders.sync(above.into()));
+    futures_util::future::try_join_all(syncs).await.map_err(ApplyError::Disk)?;
+    Ok(())
+}
+
+async fn drop_temp<L: EventLog, B: BlobStore>(node: &Node<L, B>, intent: &Intent) -> Result<(), ApplyError> {
+    if intent.temp_ino.is_none() {
+        return Ok(());
+    }
+    let (root, temp) = (Arc::clone(&node.root), intent.temp.clone());
+    blocking(move || root.remove_temp(&temp)).await.map_err(ApplyError::Disk)
+}

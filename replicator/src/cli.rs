@@ -1,0 +1,95 @@
+//! What the user typed, and which command it is.
+
+use crate::{commands, log_command, replay};
+use clap::{Args, Parser, Subcommand};
+use common::{
+    exit::{Exit, Failure},
+    logging,
+    path::MediaPath,
+    settings::{CommonArgs, DownloadArgs, Environment, Layers, PlaceArgs, Settings},
+    startup::runtime,
+    status,
+};
+
+#[derive(Parser)]
+#[command(name = "replicator", version, about = "Brings a media folder up to the mirror's log")]
+struct Cli {
+    #[command(flatten)]
+    common: CommonArgs,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// A window of the log.
+#[derive(Args, Clone, Debug)]
+pub struct Window {
+    /// The first version
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub from_seq: u64,
+    /// The last version [default: the newest]
+    #[arg(long, value_name = "M")]
+    pub to_seq: Option<u64>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Follow the log and place what this node lacks, until told to stop
+    Run {
+        #[command(flatten)]
+        transfer: DownloadArgs,
+        #[command(flatten)]
+        place: PlaceArgs,
+    },
+    /// Say how all nodes are
+    Status {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the log
+    Log {
+        #[command(flatten)]
+        window: Window,
+        /// Only events of this path
+        #[arg(long, value_name = "P")]
+        path: Option<MediaPath>,
+        /// Go on with new events until interrupted
+        #[arg(long)]
+        follow: bool,
+        /// One JSON object a line: the payload, with `version` and `time` added
+        #[arg(long)]
+        json: bool,
+    },
+    /// Build the tree of a window of the log in --root, touching nothing else there
+    Replay {
+        #[command(flatten)]
+        window: Window,
+        #[command(flatten)]
+        transfer: DownloadArgs,
+    },
+}
+
+/// Runs the program.
+pub fn run() -> Result<Exit, Failure> {
+    let cli = Cli::parse();
+    let layers = cli.common.layers(Environment::of_process())?;
+    let settings = cli.common.resolve(&layers)?;
+    logging::init(&settings.log)?;
+    let runtime = runtime().map_err(|error| Failure::new(Exit::Failed, error))?;
+    runtime.block_on(dispatch(cli.command, settings, layers))
+}
+
+async fn dispatch(command: Command, settings: Settings, layers: Layers) -> Result<Exit, Failure> {
+    match command {
+        Command::Run { transfer, place } => {
+            commands::run(settings, transfer.resolve(&layers)?, place.resolve(&layers)?).await
+        }
+        Command::Status { json } => status::command(&settings, None, json).await,
+        Command::Log { window, path, follow, json } => {
+            log_command::run(settings, log_command::Wanted { window, path, follow, json }).await
+        }
+        Command::Replay { window, transfer } => {
+            replay::run(settings, window, transfer.resolve(&layers)?).await
+        }
+    }
+}

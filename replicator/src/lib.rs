@@ -1,0 +1,20 @@
+//! From an event in the log to a file in the tree: consume, plan, fetch, verify, place, record.
+//!
+//! [`apply`] is the data path of one event, [`plan`] its decisions, [`fetch`] makes verified files, [`service`] ties them
+//! together, and [`tracker`] says how far the node has come.
+
+#![allow(missing_docs)] // A program's own modules; each file says what it promises.
+
+mod apply;
+pub mod cli;
+mod commands;
+mod fetch;
+mod log_command;
+mod node;
+mod plan;
+mod replay;
+mod service;
+mod sync;
+mod tracker;
+mod upkeep;
+mod work;

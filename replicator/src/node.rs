@@ -1,0 +1,230 @@
+//! What the stages of this process share, and how their failures are answered.
+
+use crate::{plan::Removals, sync::FolderSync};
+use common::{
+    blobs::{BlobError, BlobStore},
+    broker::BrokerError,
+    hash::ContentHash,
+    index::{Index, IndexError, Intent},
+    limits::RateLimit,
+    local_lock::LocalLock,
+    log::EventLog,
+    names::NodeName,
+    path::MediaPath,
+    resolve::{Name, ResolveError, resolve},
+    root::{MarkerClock, MarkerError, Ownership, RenameError, Root},
+    trust::{Gate, Session, TrustError},
+};
+use std::{
+    io,
+    path::PathBuf,
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
+use tokio::{sync::Semaphore, time::Instant};
+
+/// Large files that are fetched at the same time; small ones pass them by.
+const LARGE_FILES: usize = 4;
+
+/// How often files of the trash are dropped.
+const DROPS: Duration = Duration::from_secs(3600);
+
+/// What the stages share.
+pub struct Node<L, B> {
+    pub root: Arc<Root>,
+    pub index: Index,
+    pub log: L,
+    pub blobs: B,
+    pub name: NodeName,
+    pub download_limit: RateLimit,
+    pub owner: Option<Ownership>,
+    pub removals: Removals,
+    pub folders: FolderSync,
+    pub large: Arc<Semaphore>,
+    /// This run of the process, by which its intents are known.
+    pub run: String,
+    state_dir: PathBuf,
+    gate: Gate,
+    marker: MarkerClock,
+    dropped: std::sync::Mutex<Option<Instant>>,
+}
+
+/// Where things are, and who we are.
+pub struct Parts<L, B> {
+    pub root: Arc<Root>,
+    pub index: Index,
+    pub log: L,
+    pub blobs: B,
+    pub name: NodeName,
+    pub download_limit: RateLimit,
+    pub owner: Option<Ownership>,
+    pub removals: Removals,
+    pub state_dir: PathBuf,
+    pub gate: Gate,
+}
+
+/// Why an event could not be applied. Nothing of it is in the tree, or an intent stands that finishes it.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// The broker was lost, or the other process began a new generation: look at the log first.
+    #[error("the log must be looked at again first")]
+    SessionOver,
+    /// The path kept changing.
+    #[error("the path keeps changing")]
+    Changing,
+    /// The other process is placing something there, for over 5 s.
+    #[error("the watcher is placing something there")]
+    Placing,
+    /// Something that is never replaced stands at the path.
+    #[error("{0} stands at the path")]
+    InTheWay(&'static str),
+    /// The log.
+    #[error(transparent)]
+    Log(#[from] BrokerError),
+    /// The blob store.
+    #[error("cannot fetch the content")]
+    Blob(#[source] BlobError),
+    /// The bytes of the blob do not hash to its name.
+    #[error("blob {0} has other bytes in the store than its name says")]
+    WrongContent(ContentHash),
+    /// The disk.
+    #[error("cannot write below the root")]
+    Disk(#[source] io::Error),
+    /// The rename.
+    #[error(transparent)]
+    Rename(RenameError),
+    /// The index.
+    #[error(transparent)]
+    Index(#[from] IndexError),
+    /// The root is not the one we know.
+    #[error(transparent)]
+    Marker(#[from] MarkerError),
+    /// The intent stands, and is finished by the next try.
+    #[error(transparent)]
+    Resolve(#[from] ResolveError),
+}
+
+/// What the loop does after a failure.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Next {
+    /// Look at the log, then apply the event again.
+    NewSession,
+    /// Try again; after 30 s without success it is parked, and tried from there.
+    Retry,
+    /// The same, and ask the other nodes for the blob.
+    Want(ContentHash),
+    /// Wait until there is room.
+    Pause,
+    /// Park it now: only a person or a newer event helps.
+    Park,
+    /// End the process: nothing here can be trusted.
+    Halt,
+}
+
+impl ApplyError {
+    /// What the loop does next. `content`: what the event wants.
+    pub fn next(&self, content: ContentHash) -> Next {
+        match self {
+            Self::SessionOver => Next::NewSession,
+            Self::Log(error) | Self::Blob(BlobError::Broker(error)) => match error {
+                BrokerError::Timeout { .. } | BrokerError::Away { .. } | BrokerError::Absent { .. } => {
+                    Next::NewSession
+                }
+                BrokerError::Full { .. } | BrokerError::Refused { .. } | BrokerError::Answer { .. } => {
+                    Next::Retry
+                }
+            },
+            Self::Blob(_) | Self::WrongContent(_) => Next::Want(content),
+            Self::Marker(error) if error.halts() => Next::Halt,
+            Self::Disk(error) | Self::Rename(RenameError::Io(error)) => match error.kind() {
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Next::Pause,
+                io::ErrorKind::InvalidFilename | io::ErrorKind::InvalidInput => Next::Park,
+                _ => Next::Retry,
+            },
+            Self::Index(error) if error.is_full() => Next::Pause,
+            Self::Changing | Self::Placing | Self::InTheWay(_) | Self::Rename(_) => Next::Retry,
+            Self::Index(_) | Self::Marker(_) | Self::Resolve(_) => Next::Retry,
+        }
+    }
+}
+
+impl From<TrustError> for ApplyError {
+    fn from(error: TrustError) -> Self {
+        match error {
+            TrustError::Broker(error) => Self::Log(error),
+            TrustError::Index(error) => Self::Index(error),
+        }
+    }
+}
+
+impl From<RenameError> for ApplyError {
+    fn from(error: RenameError) -> Self {
+        match error {
+            RenameError::Changed => Self::Changing,
+            other => Self::Rename(other),
+        }
+    }
+}
+
+impl<L: EventLog, B: BlobStore> Node<L, B> {
+    pub fn new(parts: Parts<L, B>) -> Self {
+        Self {
+            folders: FolderSync::start(Arc::clone(&parts.root)),
+            root: parts.root,
+            index: parts.index,
+            log: parts.log,
+            blobs: parts.blobs,
+            name: parts.name,
+            download_limit: parts.download_limit,
+            owner: parts.owner,
+            removals: parts.removals,
+            large: Arc::new(Semaphore::new(LARGE_FILES)),
+            run: format!("{:016x}", rand::random::<u64>()),
+            state_dir: parts.state_dir,
+            gate: parts.gate,
+            marker: MarkerClock::default(),
+            dropped: std::sync::Mutex::default(),
+        }
+    }
+
+    /// Looks at the log (rule 9). `None`: there is no connection.
+    pub async fn trust(&self) -> Result<Option<Session>, ApplyError> {
+        Ok(self.gate.open(&self.log, &self.index).await?)
+    }
+
+    /// Whether a session still stands.
+    pub fn check(&self, session: &Session) -> Result<(), ApplyError> {
+        if self.gate.stands(session, &self.index)? { Ok(()) } else { Err(ApplyError::SessionOver) }
+    }
+
+    /// Finishes an intent whose maker has died, or was an earlier run of ours. False: its maker lives.
+    pub async fn resolve_abandoned(&self, path: &MediaPath, intent: &Intent) -> Result<bool, ApplyError> {
+        let abandoned = match intent.role.as_str() {
+            "replicator" => intent.owner != self.run,
+            role => {
+                LocalLock::is_free(&self.state_dir.join(format!("{role}.lock"))).map_err(ApplyError::Disk)?
+            }
+        };
+        if abandoned {
+            let resolved =
+                resolve(&self.root, &self.index, self.log.subjects(), path, intent, Name::Unsynced).await?;
+            tracing::info!(%path, version = %intent.version, ?resolved, "finished what an earlier run had begun");
+        }
+        Ok(abandoned)
+    }
+
+    /// Whether files of the trash may be dropped now: once an hour. What is to be deleted anyway goes at once.
+    pub fn may_drop(&self, at_once: bool) -> bool {
+        let mut dropped = self.dropped.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = at_once || dropped.is_none_or(|at| at.elapsed() > DROPS);
+        if due {
+            *dropped = Some(Instant::now());
+        }
+        due
+    }
+
+    /// Looks whether the root still stands, and raises its number when it is time to.
+    pub async fn before_change(&self) -> Result<(), ApplyError> {
+        Ok(self.marker.before_change(&self.root, &self.index).await?)
+    }
+}

@@ -1,0 +1,652 @@
+//! The replicator's loop: it picks what happens next, and hands each event to [`work`](crate::work).
+
+use crate::{
+    apply::Outcome,
+    node::{ApplyError, Next, Node},
+    tracker::Tracker,
+    upkeep,
+    work::{Item, Tried, try_once},
+};
+use common::{
+    blobs::BlobStore,
+    broker::BrokerError,
+    error_chain,
+    event::Version,
+    hash::ContentHash,
+    index::{Generation, IndexError, Landmark},
+    log::{Delivery, EventLog, Follower, Logged},
+    nodes::{NodeRunState, Progress, ReportError, Reporter},
+    time::Timestamp,
+    trust::Session,
+};
+use std::{
+    collections::{BTreeSet, HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{
+    sync::mpsc,
+    task::JoinSet,
+    time::{Instant, MissedTickBehavior, interval, sleep, sleep_until},
+};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+
+/// Events taken and not yet begun.
+const READY: usize = 256;
+/// Events that the consumer's task holds for the loop.
+const DELIVERED: usize = 64;
+/// Events read at once by Direct Get.
+const READ: usize = 256;
+/// How often the loop looks after itself.
+const TICK: Duration = Duration::from_millis(200);
+/// How often what is in work is reported as such to the broker, which waits 30 s.
+const PROGRESS: Duration = Duration::from_secs(10);
+/// How often parked events are looked through.
+const PARKED: Duration = Duration::from_secs(5);
+/// How often the trash is looked after.
+const UPKEEP: Duration = Duration::from_secs(2);
+/// Until a broker that is connected but does not answer is asked again.
+const SESSION_RETRY: Duration = Duration::from_millis(500);
+/// Blobs asked for at most.
+const WANTED: usize = 1000;
+
+/// Why the service ended.
+#[derive(Debug, thiserror::Error)]
+pub enum ServiceError {
+    /// An event showed that nothing here can be trusted.
+    #[error(transparent)]
+    Halted(ApplyError),
+    /// The index failed.
+    #[error(transparent)]
+    Index(#[from] IndexError),
+    /// Another process writes under this node's name.
+    #[error(transparent)]
+    Report(#[from] ReportError),
+}
+
+struct Ended<D> {
+    item: Item<D>,
+    generation: Generation,
+    result: Result<Tried, ApplyError>,
+    took: Duration,
+}
+
+struct Read {
+    generation: Generation,
+    result: Result<(Vec<Logged>, Version), BrokerError>,
+}
+
+/// A path whose event is in work.
+struct Busy<D> {
+    /// It is being tried now, rather than resting before the next try.
+    running: bool,
+    /// Its later events, in order.
+    waiting: VecDeque<Item<D>>,
+}
+
+type DeliveryOf<L> = <<L as EventLog>::Follower as Follower>::Delivery;
+
+/// The loop's state.
+pub struct Service<L: EventLog, B> {
+    node: Arc<Node<L, B>>,
+    transfers: usize,
+    trash_days: u64,
+    session: Option<Session>,
+    next_session: Instant,
+    tracker: Tracker,
+    stored: Version,
+    /// Ready to be tried: what the consumer delivered now goes before what is read again.
+    fresh: VecDeque<Item<DeliveryOf<L>>>,
+    again: VecDeque<Item<DeliveryOf<L>>>,
+    /// By subject: one event of a path at a time.
+    busy: HashMap<String, Busy<DeliveryOf<L>>>,
+    work: JoinSet<Ended<DeliveryOf<L>>>,
+    pauses: JoinSet<Item<DeliveryOf<L>>>,
+    reads: JoinSet<Read>,
+    read_again: Option<(Version, Version)>,
+    /// The consumer is ahead of its log: what is new is read by Direct Get.
+    consumer_ahead: Option<Version>,
+    outstanding: HashMap<Version, Arc<DeliveryOf<L>>>,
+    upkeep: JoinSet<Result<(), IndexError>>,
+    wanted: BTreeSet<ContentHash>,
+    wanted_changed: bool,
+    full: Option<String>,
+    last_trouble: Option<String>,
+    last_error: Option<String>,
+    tidied: bool,
+}
+
+impl<L: EventLog, B: BlobStore> Service<L, B> {
+    /// Nothing is touched yet. `transfers`: events in work at once.
+    pub fn new(node: Node<L, B>, transfers: usize, trash_days: u64) -> Self {
+        Self {
+            node: Arc::new(node),
+            transfers,
+            trash_days,
+            session: None,
+            next_session: Instant::now(),
+            tracker: Tracker::default(),
+            stored: Version::ZERO,
+            fresh: VecDeque::new(),
+            again: VecDeque::new(),
+            busy: HashMap::new(),
+            work: JoinSet::new(),
+            pauses: JoinSet::new(),
+            reads: JoinSet::new(),
+            read_again: None,
+            consumer_ahead: None,
+            outstanding: HashMap::new(),
+            upkeep: JoinSet::new(),
+            wanted: BTreeSet::new(),
+            wanted_changed: false,
+            full: None,
+            last_trouble: None,
+            last_error: None,
+            tidied: false,
+        }
+    }
+
+    /// Runs until it is told to stop. What is in flight then is finished, or comes again at the next start.
+    pub async fn run(mut self, mut reporter: Reporter, stop: CancellationToken) -> Result<(), ServiceError> {
+        let mut follower: Option<Followed<DeliveryOf<L>>> = None;
+        let mut connection = reporter.connection();
+        let (mut tick, mut progress) = (interval(TICK), interval(PROGRESS));
+        let (mut parked, mut keep) = (interval(PARKED), interval(UPKEEP));
+        for timer in [&mut tick, &mut progress, &mut parked, &mut keep] {
+            timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        }
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                Some(ended) = self.work.join_next(), if !self.work.is_empty() => self.end(panics(ended)).await?,
+                delivered = next(&mut follower), if self.fresh.len() < READY => match delivered {
+                    Ok(delivery) => self.take(delivery),
+                    Err(error) => {
+                        self.trouble(error_chain(&error));
+                        self.end_session();
+                        self.next_session = Instant::now() + SESSION_RETRY;
+                    }
+                },
+                Some(item) = self.pauses.join_next(), if !self.pauses.is_empty() => self.fresh.push_back(panics(item)),
+                Some(read) = self.reads.join_next(), if !self.reads.is_empty() => self.take_read(panics(read)),
+                Some(done) = self.upkeep.join_next(), if !self.upkeep.is_empty() => panics(done)?,
+                Ok(()) = connection.changed() => self.end_session(),
+                () = sleep_until(self.next_session), if self.session.is_none() && connection.borrow().connected => {
+                    follower = self.begin_session().await?;
+                }
+                _ = progress.tick() => self.report_progress(),
+                _ = parked.tick(), if self.session.is_some() => self.try_parked()?,
+                _ = keep.tick(), if self.upkeep.is_empty() => {
+                    let (node, days) = (Arc::clone(&self.node), self.trash_days);
+                    self.upkeep.spawn(async move { upkeep::run(&node, days).await });
+                }
+                _ = tick.tick() => self.look_after(&mut reporter).await?,
+            }
+            if self.session.is_none() {
+                follower = None;
+            }
+            self.read_on();
+            self.start();
+        }
+        self.wind_down().await;
+        self.store_version().await?;
+        reporter.stopping(&self.node.index, &self.node.root).await;
+        Ok(())
+    }
+
+    // ---- sessions -----------------------------------------------------------------------------------------------
+
+    fn end_session(&mut self) {
+        self.session = None;
+        self.next_session = Instant::now();
+        // All of it is read again, or delivered again.
+        self.fresh.clear();
+        self.again.clear();
+        self.read_again = None;
+        self.outstanding.clear();
+        self.reads.abort_all();
+        self.reads.detach_all();
+        self.pauses.abort_all();
+        self.pauses.detach_all();
+        // What rests was taken away with its rest; what runs ends by itself.
+        self.busy.retain(|_, busy| busy.running);
+        self.busy.values_mut().for_each(|busy| busy.waiting.clear());
+    }
+
+    /// Looks at the log before anything is applied (rule 9); finishes what an earlier run began; then reads again what was delivered and not applied, rather than
+    /// waiting until the broker delivers it again.
+    async fn begin_session(&mut self) -> Result<Option<Followed<DeliveryOf<L>>>, ServiceError> {
+        let (node, tidied) = (Arc::clone(&self.node), self.tidied);
+        let begun = async {
+            let Some(session) = node.trust().await? else { return Ok(None) };
+            for (path, intent) in node.index.intents()? {
+                // One that cannot be finished keeps its own path waiting, and no other.
+                if let Err(error) = node.resolve_abandoned(&path, &intent).await {
+                    tracing::warn!(%path, error = %error_chain(&error), "an intent cannot be finished yet");
+                }
+            }
+            if !tidied {
+                upkeep::tidy_temp(&node).await?;
+            }
+            let mut follower = node.log.follow(&node.name).await?;
+            let consumer = follower.state().await?;
+            Ok::<_, ApplyError>(Some((session, follower, consumer)))
+        };
+        match begun.await {
+            Ok(None) => Ok(None),
+            Ok(Some((session, follower, consumer))) => {
+                if let Some(why) = &session.began {
+                    tracing::warn!(%why, generation = session.generation.0, "the log is read again from its start");
+                }
+                self.tidied = true;
+                let state = self.node.index.node()?;
+                self.tracker = Tracker::new(state.version, state.at_version.clone());
+                for (from, to) in &state.beyond {
+                    tracing::debug!(%from, %to, "applied past the version before");
+                }
+                self.stored = state.version;
+                let delivered = consumer.delivered.max(consumer.acknowledged);
+                self.consumer_ahead = (delivered > session.log.last).then_some(delivered);
+                let to = delivered.min(session.log.last);
+                self.tracker.read_again(state.version.next(), to);
+                self.read_again = (state.version < to).then_some((state.version.next(), to));
+                tracing::info!(version = %state.version, head = %session.log.last, "the log is trusted; following");
+                self.session = Some(session);
+                self.wanted_changed = true;
+                Ok(Some(Followed::start(follower)))
+            }
+            Err(error) => match error.next(ContentHash::of_nothing()) {
+                Next::Halt => Err(ServiceError::Halted(error)),
+                _ => {
+                    self.trouble(error_chain(&error));
+                    self.next_session = Instant::now() + SESSION_RETRY;
+                    Ok(None)
+                }
+            },
+        }
+    }
+
+    // ---- events in ----------------------------------------------------------------------------------------------
+
+    fn take(&mut self, delivery: DeliveryOf<L>) {
+        let delivery = Arc::new(delivery);
+        let logged = delivery.logged().clone();
+        self.tracker.begin(logged.version);
+        self.outstanding.insert(logged.version, Arc::clone(&delivery));
+        self.fresh.push_back(Item::new(logged, Some(delivery)));
+    }
+
+    fn read_on(&mut self) {
+        let Some((from, to)) = self.read_again else { return };
+        if !self.reads.is_empty() || self.again.len() >= READY || self.session.is_none() {
+            return;
+        }
+        let Ok(state) = self.node.index.node() else { return };
+        // In the first reading of a generation only the newest event of each path counts (rule 12).
+        let newest_only = state.fresh && !state.log_read;
+        let (log, generation) = (self.node.log.clone(), state.generation);
+        self.reads.spawn(async move {
+            let result = read(&log, from, to, newest_only).await;
+            Read { generation, result }
+        });
+    }
+
+    fn take_read(&mut self, read: Read) {
+        if self.session.as_ref().is_none_or(|session| session.generation != read.generation) {
+            return;
+        }
+        match read.result {
+            Ok((events, next)) => {
+                for logged in events {
+                    self.tracker.begin(logged.version);
+                    self.again.push_back(Item::new(logged, None));
+                }
+                self.tracker.read_up_to(next);
+                self.read_again = self.read_again.filter(|(_, to)| next <= *to).map(|(_, to)| (next, to));
+            }
+            Err(error) => {
+                self.trouble(error_chain(&error));
+                self.end_session();
+                self.next_session = Instant::now() + SESSION_RETRY;
+            }
+        }
+    }
+
+    fn try_parked(&mut self) -> Result<(), ServiceError> {
+        let now = Timestamp::now();
+        for parked in self.node.index.parked()? {
+            let waits = self.again.iter().any(|item| item.logged.version == parked.version);
+            let free = !waits && !self.busy.contains_key(&parked.subject);
+            let due = !parked.permanent && parked.next_try <= now && free;
+            if due && self.again.len() < READY {
+                let subjects = self.node.log.subjects();
+                let logged = Logged::new(
+                    subjects,
+                    parked.version,
+                    parked.stamp,
+                    parked.subject,
+                    parked.payload.into(),
+                );
+                self.again.push_back(Item { parked: Some(parked.tries), ..Item::new(logged, None) });
+            }
+        }
+        Ok(())
+    }
+
+    // ---- work ---------------------------------------------------------------------------------------------------
+
+    fn start(&mut self) {
+        let Some(session) = self.session.clone() else { return };
+        while self.work.len() < self.transfers {
+            let Some(item) = self.fresh.pop_front().or_else(|| self.again.pop_front()) else { break };
+            // A path whose event pauses stays busy, so that its events stay in order.
+            let begun = item.failing.is_some();
+            match self.busy.get_mut(&item.logged.subject) {
+                Some(busy) if !begun || busy.running => {
+                    busy.waiting.push_back(item);
+                    continue;
+                }
+                Some(busy) => busy.running = true,
+                None => {
+                    let busy = Busy { running: true, waiting: VecDeque::new() };
+                    self.busy.insert(item.logged.subject.clone(), busy);
+                }
+            }
+            let (node, session) = (Arc::clone(&self.node), session.clone());
+            self.work.spawn(async move {
+                let began = Instant::now();
+                let result = try_once(&node, &session, &item).await;
+                Ended { item, generation: session.generation, result, took: began.elapsed() }
+            });
+        }
+    }
+
+    async fn end(&mut self, ended: Ended<DeliveryOf<L>>) -> Result<(), ServiceError> {
+        let Ended { mut item, generation, result, took } = ended;
+        let current = self.session.as_ref().is_some_and(|session| session.generation == generation);
+        match result {
+            Ok(Tried::Done(outcome)) => {
+                self.say(&item, outcome, took);
+                self.full = None;
+                if let Ok(event) = &item.logged.event
+                    && self.wanted.remove(&event.sha256)
+                {
+                    self.wanted_changed = true;
+                }
+                self.applied(&item, current).await;
+            }
+            Ok(Tried::Parked { reason, permanent }) => {
+                let logged = &item.logged;
+                if item.parked.is_none() {
+                    tracing::error!(version = %logged.version, subject = %logged.subject, reason, permanent, "parked");
+                }
+                self.last_error = Some(reason);
+                self.applied(&item, current).await;
+            }
+            Ok(Tried::Again { reason, pause, want, full }) => {
+                if let Some(content) = want
+                    && self.wanted.len() < WANTED
+                {
+                    self.wanted_changed |= self.wanted.insert(content);
+                }
+                self.full = full.then(|| reason.clone());
+                self.trouble(reason);
+                if current {
+                    // Time in which the disk was full does not count.
+                    item.failing =
+                        if full { Some(Instant::now()) } else { item.failing.or(Some(Instant::now())) };
+                    item.tries += 1;
+                    if let Some(busy) = self.busy.get_mut(&item.logged.subject) {
+                        busy.running = false;
+                    }
+                    self.pauses.spawn(async move {
+                        sleep(pause).await;
+                        item
+                    });
+                    return Ok(());
+                }
+            }
+            Ok(Tried::SessionOver) => {
+                if current {
+                    self.end_session();
+                }
+            }
+            Ok(Tried::Halt(error)) => return Err(ServiceError::Halted(error)),
+            Err(error) => {
+                self.trouble(error_chain(&error));
+                if current {
+                    self.end_session();
+                    self.next_session = Instant::now() + SESSION_RETRY;
+                }
+            }
+        }
+        self.free(&item.logged.subject);
+        Ok(())
+    }
+
+    /// The path's next event may go.
+    fn free(&mut self, subject: &str) {
+        if let Some(mut busy) = self.busy.remove(subject) {
+            while let Some(item) = busy.waiting.pop_back() {
+                self.fresh.push_front(item);
+            }
+        }
+    }
+
+    async fn applied(&mut self, item: &Item<DeliveryOf<L>>, current: bool) {
+        if current {
+            let event = item.logged.id(self.node.log.subjects());
+            let subject = item.logged.subject.clone();
+            self.tracker.end(Landmark { version: item.logged.version, subject, event });
+        }
+        self.outstanding.remove(&item.logged.version);
+        if let Some(delivery) = &item.delivery {
+            delivery.acknowledge().await;
+        }
+    }
+
+    fn say(&mut self, item: &Item<DeliveryOf<L>>, outcome: Outcome, took: Duration) {
+        let Ok(event) = &item.logged.event else { return };
+        let (version, path, elapsed_ms) = (item.logged.version, &event.path, took.as_millis());
+        let bytes = event.added.map(|added| added.size);
+        let latency_ms = (Timestamp::now().seconds_since(event.detected) * 1000.0).max(0.0).round();
+        match outcome {
+            Outcome::Placed { fetched } => {
+                tracing::info!(%version, %path, bytes, fetched, elapsed_ms, latency_ms, from = %event.node, "placed");
+            }
+            Outcome::Removed => {
+                tracing::info!(%version, %path, elapsed_ms, latency_ms, from = %event.node, "removed")
+            }
+            Outcome::LeftAlone => {
+                tracing::warn!(%version, %path, "removed elsewhere; what stands here was left alone")
+            }
+            Outcome::Superseded | Outcome::Own | Outcome::Adopted | Outcome::Gone => {
+                tracing::debug!(%version, %path, ?outcome, "applied");
+            }
+        }
+    }
+
+    /// One warning when trouble begins, not one for each event.
+    fn trouble(&mut self, text: String) {
+        if self.last_trouble.as_ref() != Some(&text) {
+            tracing::warn!(error = %text, "will be tried again");
+        }
+        self.last_error = Some(text.clone());
+        self.last_trouble = Some(text);
+    }
+
+    // ---- now and then -------------------------------------------------------------------------------------------
+
+    async fn look_after(&mut self, reporter: &mut Reporter) -> Result<(), ServiceError> {
+        let node = self.node.index.node()?;
+        if self.session.as_ref().is_some_and(|session| session.generation != node.generation || node.restored)
+        {
+            self.end_session();
+        }
+        self.store_version().await?;
+        if let Some(ahead) = self.consumer_ahead {
+            self.follow_by_reading(ahead).await;
+        }
+        if self.work.is_empty() && self.pauses.is_empty() {
+            self.last_trouble = None;
+        }
+        if self.wanted_changed && self.session.is_some() {
+            self.wanted_changed = false;
+            reporter.want(self.wanted.iter().copied().collect());
+        }
+        let progress = Progress {
+            state: self.state(),
+            head: self.session.as_ref().map(|session| session.log.last),
+            version: Some(self.tracker.version().0),
+            beyond: self.tracker.beyond(),
+            pending: self.pending(),
+            last_error: self.full.clone().or_else(|| self.last_error.clone()),
+        };
+        reporter.write(&self.node.index, &self.node.root, progress).await?;
+        Ok(())
+    }
+
+    fn pending(&self) -> u64 {
+        (self.fresh.len() + self.again.len() + self.work.len() + self.pauses.len()) as u64
+    }
+
+    fn state(&self) -> NodeRunState {
+        match &self.session {
+            None if self.stored == Version::ZERO => NodeRunState::Starting,
+            None => NodeRunState::Degraded,
+            Some(_) if self.full.is_some() => NodeRunState::Degraded,
+            Some(session) if self.tracker.version().0 < session.log.last => NodeRunState::Syncing,
+            Some(_) if self.pending() > 0 => NodeRunState::Syncing,
+            Some(_) if self.node.index.parked_count().unwrap_or(0) > 0 => NodeRunState::Degraded,
+            Some(_) => NodeRunState::Ready,
+        }
+    }
+
+    /// Acknowledged events may lie above the stored version after a crash: they are read again then, and found superseded.
+    async fn store_version(&mut self) -> Result<(), ServiceError> {
+        let Some(session) = &self.session else { return Ok(()) };
+        let (version, at_version) = self.tracker.version();
+        let state = self.node.index.node()?;
+        let log_read = version >= session.log.last && self.read_again.is_none();
+        if version == self.stored && (state.log_read || !log_read) {
+            return Ok(());
+        }
+        let (at_version, beyond, generation) =
+            (at_version.cloned(), self.tracker.beyond(), session.generation);
+        self.stored = version;
+        self.node
+            .index
+            .write(move |tx| {
+                let node = tx.node_mut();
+                if node.generation == generation {
+                    node.version = version;
+                    node.at_version = at_version.or(node.at_version.take());
+                    node.beyond = beyond;
+                    node.log_read |= log_read;
+                }
+                Ok(())
+            })
+            .await?;
+        Ok(())
+    }
+
+    async fn follow_by_reading(&mut self, ahead: Version) {
+        if self.read_again.is_some() || self.session.is_none() {
+            return;
+        }
+        if let Ok(state) = self.node.log.state().await {
+            let version = self.tracker.version().0;
+            if state.last > version && self.tracker.working() == 0 {
+                self.tracker.read_again(version.next(), state.last);
+                self.read_again = Some((version.next(), state.last));
+            }
+            // Until the version has passed what the consumer believes to have delivered, it delivers nothing new.
+            self.consumer_ahead = (version < ahead).then_some(ahead);
+        }
+    }
+
+    fn report_progress(&self) {
+        for delivery in self.outstanding.values() {
+            let delivery = Arc::clone(delivery);
+            tokio::spawn(async move { delivery.progress().await });
+        }
+    }
+
+    /// Lets what is in flight end, within the time a process has to stop.
+    async fn wind_down(&mut self) {
+        let deadline = sleep(Duration::from_secs(5));
+        tokio::pin!(deadline);
+        while !self.work.is_empty() {
+            tokio::select! {
+                () = &mut deadline => break,
+                ended = self.work.join_next() => {
+                    if let Some(Ok(ended)) = ended {
+                        let _ = self.end(ended).await;
+                    }
+                }
+            }
+        }
+        self.work.abort_all();
+    }
+}
+
+/// Events from `from` to `to`, and where to go on.
+async fn read<L: EventLog>(
+    log: &L,
+    from: Version,
+    to: Version,
+    newest_only: bool,
+) -> Result<(Vec<Logged>, Version), BrokerError> {
+    let mut events = log.read(from, READ).await?;
+    let next = events.last().map_or(to.next(), |last| last.version.next());
+    events.retain(|logged| logged.version <= to);
+    if newest_only {
+        let paths: Vec<_> =
+            events.iter().filter_map(|logged| Some(logged.event.as_ref().ok()?.path.clone())).collect();
+        let newest: BTreeSet<Version> =
+            log.lasts(&paths).await?.into_iter().flatten().map(|last| last.version).collect();
+        events.retain(|logged| logged.event.is_err() || newest.contains(&logged.version));
+    }
+    Ok((events, next))
+}
+
+/// The consumer on a task of its own, so that whatever it does to recover is not cut short by what else happens here.
+struct Followed<D> {
+    delivered: mpsc::Receiver<Result<D, BrokerError>>,
+    _task: AbortOnDropHandle<()>,
+}
+
+impl<D: Send + 'static> Followed<D> {
+    fn start<F: Follower<Delivery = D>>(mut follower: F) -> Self {
+        let (sender, delivered) = mpsc::channel(DELIVERED);
+        let task = tokio::spawn(async move {
+            loop {
+                let next = follower.next().await;
+                let failed = next.is_err();
+                if sender.send(next).await.is_err() || failed {
+                    return;
+                }
+            }
+        });
+        Self { delivered, _task: AbortOnDropHandle::new(task) }
+    }
+}
+
+async fn next<D>(followed: &mut Option<Followed<D>>) -> Result<D, BrokerError> {
+    let ended = || BrokerError::Away {
+        doing: "following the log".into(),
+        reason: "the consumer's task ended".into(),
+    };
+    match followed {
+        Some(followed) => followed.delivered.recv().await.unwrap_or_else(|| Err(ended())),
+        None => std::future::pending().await,
+    }
+}
+
+/// A task that panicked takes the service with it.
+fn panics<T>(joined: Result<T, tokio::task::JoinError>) -> T {
+    match joined {
+        Ok(value) => value,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}

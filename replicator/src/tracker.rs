@@ -1,0 +1,150 @@
+//! The node's version: the highest position up to which every event that was delivered is applied, superseded or parked.
+
+use common::{event::Version, index::Landmark};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Ranges that a record names past the version at most.
+pub const BEYOND: usize = 64;
+
+/// What is in work and what is done.
+#[derive(Default)]
+pub struct Tracker {
+    version: Version,
+    at_version: Option<Landmark>,
+    working: BTreeSet<Version>,
+    done: BTreeMap<Version, Landmark>,
+    /// Events from here on are still to be read by Direct Get, up to and including the second.
+    reading: Option<(Version, Version)>,
+}
+
+impl Tracker {
+    /// Goes on from what the index holds.
+    pub fn new(version: Version, at_version: Option<Landmark>) -> Self {
+        Self { version, at_version, ..Self::default() }
+    }
+
+    /// Everything in this range is still to be read: the version does not pass its beginning.
+    pub fn read_again(&mut self, from: Version, to: Version) {
+        self.reading = (from <= to).then_some((from, to));
+    }
+
+    /// The range has been read up to, not including, `next`.
+    pub fn read_up_to(&mut self, next: Version) {
+        self.reading = self.reading.filter(|(_, to)| next <= *to).map(|(_, to)| (next, to));
+        self.advance();
+    }
+
+    /// An event was taken into work.
+    pub fn begin(&mut self, version: Version) {
+        if version > self.version && !self.done.contains_key(&version) {
+            self.working.insert(version);
+        }
+    }
+
+    /// An event is applied, superseded or parked.
+    pub fn end(&mut self, landmark: Landmark) {
+        self.working.remove(&landmark.version);
+        if landmark.version > self.version {
+            self.done.insert(landmark.version, landmark);
+        }
+        self.advance();
+    }
+
+    fn advance(&mut self) {
+        let limit =
+            [self.working.first().copied(), self.reading.map(|(from, _)| from)].into_iter().flatten().min();
+        while let Some(first) = self.done.first_entry() {
+            if limit.is_some_and(|limit| *first.key() >= limit) {
+                break;
+            }
+            let (version, landmark) = first.remove_entry();
+            (self.version, self.at_version) = (version, Some(landmark));
+        }
+    }
+
+    /// The version, and the event there.
+    pub fn version(&self) -> (Version, Option<&Landmark>) {
+        (self.version, self.at_version.as_ref())
+    }
+
+    /// How many events are in work.
+    pub fn working(&self) -> usize {
+        self.working.len()
+    }
+
+    /// Ranges applied past the version, ascending, the first [`BEYOND`]. An event in between that was never delivered does not part two ranges.
+    pub fn beyond(&self) -> Vec<(Version, Version)> {
+        let mut ranges: Vec<(Version, Version)> = Vec::new();
+        for &version in self.done.keys() {
+            let full = ranges.len() == BEYOND;
+            match ranges.last_mut() {
+                Some((_, end)) if self.working.range(*end..version).next().is_none() => *end = version,
+                _ if full => break,
+                _ => ranges.push((version, version)),
+            }
+        }
+        ranges
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use common::{event::EventId, hash::ContentHash};
+
+    fn v(version: u64) -> Version {
+        Version::new(version)
+    }
+
+    fn landmark(version: u64) -> Landmark {
+        let event = EventId::from_hash(ContentHash::of_nothing());
+        Landmark { version: v(version), subject: "s".into(), event }
+    }
+
+    #[test]
+    fn the_version_waits_for_the_oldest_event_in_work() {
+        let mut tracker = Tracker::new(v(3), None);
+        [4, 5, 7, 9].into_iter().for_each(|n| tracker.begin(v(n)));
+        tracker.end(landmark(7));
+        tracker.end(landmark(5));
+        assert_eq!((tracker.version().0, tracker.beyond()), (v(3), vec![(v(5), v(7))]));
+        tracker.end(landmark(4));
+        assert_eq!((tracker.version().0, tracker.beyond(), tracker.working()), (v(7), vec![], 1));
+        tracker.end(landmark(9));
+        assert_eq!(tracker.version(), (v(9), Some(&landmark(9))));
+    }
+
+    #[test]
+    fn the_version_does_not_pass_what_is_still_to_be_read() {
+        let mut tracker = Tracker::new(v(0), None);
+        tracker.read_again(v(1), v(10));
+        tracker.begin(v(12));
+        tracker.end(landmark(12));
+        assert_eq!((tracker.version().0, tracker.beyond()), (v(0), vec![(v(12), v(12))]));
+        tracker.begin(v(2));
+        tracker.read_up_to(v(11));
+        assert_eq!(tracker.version().0, v(0));
+        tracker.end(landmark(2));
+        assert_eq!(tracker.version().0, v(12));
+    }
+
+    #[test]
+    fn an_event_that_comes_again_changes_nothing() {
+        let mut tracker = Tracker::new(v(5), Some(landmark(5)));
+        tracker.begin(v(4));
+        tracker.end(landmark(4));
+        assert_eq!((tracker.version().0, tracker.working()), (v(5), 0));
+    }
+
+    #[test]
+    fn a_record_names_a_bounded_number_of_ranges() {
+        let mut tracker = Tracker::new(v(0), None);
+        for n in 1..=400 {
+            tracker.begin(v(n));
+        }
+        for n in (2..=400).step_by(2) {
+            tracker.end(landmark(n));
+        }
+        assert_eq!(tracker.beyond().len(), BEYOND);
+    }
+}

@@ -1,0 +1,143 @@
+//! What lies in `.mirror`: files left in `tmp` by an earlier run, and the trash.
+
+use crate::node::{ApplyError, Node};
+use crate::plan::Removals;
+use common::{
+    blobs::BlobStore,
+    content::hash_open,
+    hash::ContentHash,
+    index::{IndexError, Trashed},
+    log::EventLog,
+    path::MediaPath,
+    resolve::blocking,
+    root::{Look, Root},
+    time::Timestamp,
+};
+use std::{collections::HashSet, io, sync::Arc};
+
+/// A writer that still holds a file which was exchanged out has this long until it is looked at again.
+const LOOK_AGAIN_SECONDS: f64 = 10.0;
+/// No run, and there is one an hour, drops more than one in this many of the trash (but at least one): a clock that jumped must not empty it.
+const SHARE: u64 = 10;
+
+/// A file of this name in `tmp` is another process's test of the file system, unless it is older than this.
+const PROBE_SECONDS: f64 = 60.0;
+
+/// Tidies `.mirror/tmp` once, before anything is placed: unfinished downloads are deleted; what came out of the tree and did not reach the trash is moved there; a complete
+/// file that no intent names and that is what its name says is deleted, and one that is not is somebody's work: a lost conflict.
+pub async fn tidy_temp<L: EventLog, B: BlobStore>(node: &Node<L, B>) -> Result<(), ApplyError> {
+    let ours: HashSet<String> = node.index.intents()?.into_iter().map(|(_, intent)| intent.temp).collect();
+    let names = {
+        let root = Arc::clone(&node.root);
+        blocking(move || root.temp_names()).await.map_err(ApplyError::Disk)?
+    };
+    for name in names.into_iter().filter(|name| !ours.contains(name)) {
+        if let Some(known) = node.index.trashed(&name)? {
+            let root = Arc::clone(&node.root);
+            blocking(move || root.trash_temp(&known.id, &known.id, &known.path))
+                .await
+                .map_err(ApplyError::Disk)?;
+            continue;
+        }
+        let root = Arc::clone(&node.root);
+        let found = blocking(move || inspect(&root, &name)).await.map_err(ApplyError::Disk)?;
+        if let Some(lost) = found {
+            tracing::warn!(trash = %lost.id, "a file of unknown origin in .mirror/tmp was moved to the trash");
+            let entry = lost.clone();
+            node.index.write(move |tx| tx.add_trash(&entry)).await?;
+            let root = Arc::clone(&node.root);
+            blocking(move || root.trash_temp(&lost.id, &lost.id, &lost.path))
+                .await
+                .map_err(ApplyError::Disk)?;
+        }
+    }
+    Ok(())
+}
+
+/// Deletes what is ours; returns what is not.
+fn inspect(root: &Root, name: &str) -> io::Result<Option<Trashed>> {
+    let Look::File(stat) = root.look_temp(name)? else { return Ok(None) };
+    let named = name.split('.').next().and_then(|hash| hash.parse::<ContentHash>().ok());
+    if name.starts_with("probe.") {
+        let changed = Timestamp::from_nanos(i128::from(stat.stat.ctime));
+        if Timestamp::now().seconds_since(changed) > PROBE_SECONDS {
+            root.remove_temp(name)?;
+        }
+        return Ok(None);
+    }
+    if name.ends_with(".part") || Some(hash_open(&mut root.open_temp(name)?)?.0) == named {
+        root.remove_temp(name)?;
+        return Ok(None);
+    }
+    let path = MediaPath::new(name.as_bytes()).map_err(io::Error::other)?;
+    Ok(Some(Trashed {
+        id: name.into(),
+        path,
+        sha256: None,
+        lost: true,
+        stat: stat.stat,
+        moved: Timestamp::now(),
+        checked: true,
+    }))
+}
+
+/// Looks after the trash: what was written after it was exchanged out is a lost conflict; what is older than its days is dropped, after another look.
+pub async fn run<L: EventLog, B: BlobStore>(node: &Node<L, B>, days: u64) -> Result<(), IndexError> {
+    let now = Timestamp::now();
+    let keep_for =
+        if node.removals == Removals::Delete { LOOK_AGAIN_SECONDS } else { days as f64 * 86_400.0 };
+    let before = |seconds: f64| Timestamp::from_nanos(now.nanos() - (seconds * 1e9) as i128);
+    let mut drops = match node.may_drop(node.removals == Removals::Delete) {
+        true => (node.index.trash_count()? / SHARE).max(1),
+        false => 0,
+    };
+    for entry in node.index.trash_due(before(LOOK_AGAIN_SECONDS), before(keep_for))? {
+        let age = now.seconds_since(entry.moved);
+        let look_again = !entry.checked && age >= LOOK_AGAIN_SECONDS;
+        let drop = !entry.lost && age >= keep_for && drops > 0;
+        if !look_again && !drop {
+            continue;
+        }
+        let (root, at) = (Arc::clone(&node.root), entry.clone());
+        let stat = blocking(move || root.open_trashed(&at.id, &at.path).map(|(_, stat)| stat.stat)).await;
+        let written = match &stat {
+            Ok(stat) => (stat.mtime, stat.size) != (entry.stat.mtime, entry.stat.size),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                // A move to the trash that failed, after its entry was made, is made up for.
+                let (root, at) = (Arc::clone(&node.root), entry.clone());
+                let moved = blocking(move || match root.look_temp(&at.id)? {
+                    Look::File(_) => root.trash_temp(&at.id, &at.id, &at.path).map(|()| true),
+                    _ => Ok::<_, io::Error>(false),
+                });
+                if moved.await.unwrap_or(true) {
+                    continue;
+                }
+                let id = entry.id.clone();
+                node.index.write(move |tx| tx.forget_trash(&id)).await?;
+                continue;
+            }
+            Err(_) => continue,
+        };
+        if written {
+            tracing::warn!(path = %entry.path, trash = %entry.id, "written after it was replaced: kept as a lost conflict");
+        }
+        if drop && !written {
+            drops -= 1;
+            let (root, at) = (Arc::clone(&node.root), entry.clone());
+            if blocking(move || root.drop_trashed(&at.id, &at.path)).await.is_ok() {
+                let id = entry.id.clone();
+                node.index.write(move |tx| tx.forget_trash(&id)).await?;
+            }
+            continue;
+        }
+        let kept = Trashed {
+            lost: entry.lost || written,
+            checked: true,
+            sha256: entry.sha256.filter(|_| !written),
+            stat: stat.unwrap_or(entry.stat),
+            ..entry
+        };
+        node.index.write(move |tx| tx.add_trash(&kept)).await?;
+    }
+    Ok(())
+}

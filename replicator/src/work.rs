@@ -1,0 +1,166 @@
+//! One try of one event, and what its failure comes to (rule 11).
+
+use crate::{
+    apply::{Outcome, apply},
+    node::{ApplyError, Next, Node},
+};
+use backon::{BackoffBuilder, ExponentialBuilder};
+use common::{
+    blobs::BlobStore,
+    error_chain,
+    hash::ContentHash,
+    index::Parked,
+    log::{EventLog, Logged},
+    time::Timestamp,
+    trust::Session,
+};
+use std::{sync::Arc, time::Duration};
+use tokio::time::Instant;
+
+/// An event that makes no progress for this long, while broker and disk are available, is parked.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// How long a parked event rests before it is tried again, at first and at most.
+const REST: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(600));
+/// A blob that was asked for in vain for this long, in seconds, will not come: the watcher may publish over its event.
+const IN_VAIN: f64 = 86_400.0;
+/// Until a full disk is looked at again.
+const FULL_PAUSE: Duration = Duration::from_secs(1);
+
+/// An event on its way.
+pub struct Item<D> {
+    /// What was delivered or read.
+    pub logged: Arc<Logged>,
+    /// To be acknowledged, when the consumer delivered it.
+    pub delivery: Option<Arc<D>>,
+    /// When it failed first.
+    pub failing: Option<Instant>,
+    /// How often it failed.
+    pub tries: usize,
+    /// It comes from the parked events, where it has been tried so often.
+    pub parked: Option<u32>,
+}
+
+impl<D> Item<D> {
+    /// A new one.
+    pub fn new(logged: Logged, delivery: Option<Arc<D>>) -> Self {
+        Self { logged: Arc::new(logged), delivery, failing: None, tries: 0, parked: None }
+    }
+}
+
+/// What a try came to.
+pub enum Tried {
+    /// Applied.
+    Done(Outcome),
+    /// Set aside in the index.
+    Parked { reason: String, permanent: bool },
+    /// To be tried again after a pause. `want`: the store does not have it, so the other nodes are asked.
+    Again { reason: String, pause: Duration, want: Option<ContentHash>, full: bool },
+    /// The log must be looked at first.
+    SessionOver,
+    /// Nothing here can be trusted.
+    Halt(ApplyError),
+}
+
+/// Tries an event once.
+pub async fn try_once<L: EventLog, B: BlobStore, D>(
+    node: &Node<L, B>,
+    session: &Session,
+    item: &Item<D>,
+) -> Result<Tried, ApplyError> {
+    let logged = &item.logged;
+    let event = match &logged.event {
+        Ok(event) => event,
+        Err(invalid) => return park(node, session, item, invalid.to_string(), true).await,
+    };
+    let error = match apply(node, session, logged, event).await {
+        Ok(outcome) => {
+            if item.parked.is_some() {
+                let (subject, version) = (logged.subject.clone(), logged.version);
+                node.index.write(move |tx| tx.unpark(&subject, version)).await?;
+            }
+            return Ok(Tried::Done(outcome));
+        }
+        Err(error) => error,
+    };
+    let reason = error_chain(&error);
+    let next = error.next(event.sha256);
+    let want = match next {
+        Next::Want(content) => Some(content),
+        _ => None,
+    };
+    match next {
+        Next::NewSession => Ok(Tried::SessionOver),
+        Next::Halt => Ok(Tried::Halt(error)),
+        Next::Park => park(node, session, item, reason, true).await,
+        Next::Pause => Ok(Tried::Again { reason, pause: FULL_PAUSE, want, full: true }),
+        Next::Retry | Next::Want(_) => {
+            let tired = item.failing.is_some_and(|since| since.elapsed() > PATIENCE);
+            if tired || item.parked.is_some() {
+                let in_vain = want.is_some() && parked_for(node, item)? > IN_VAIN;
+                return park(node, session, item, reason, in_vain).await;
+            }
+            Ok(Tried::Again { reason, pause: pause(item.tries), want, full: false })
+        }
+    }
+}
+
+fn pause(tries: usize) -> Duration {
+    let backoff = ExponentialBuilder::default()
+        .with_min_delay(FIRST_PAUSE)
+        .with_max_delay(LONGEST_PAUSE)
+        .without_max_times()
+        .with_jitter();
+    backoff.build().nth(tries.min(16)).unwrap_or(LONGEST_PAUSE)
+}
+
+/// For how many seconds this very event has been parked.
+fn parked_for<L: EventLog, B: BlobStore, D>(node: &Node<L, B>, item: &Item<D>) -> Result<f64, ApplyError> {
+    let Ok(event) = &item.logged.event else { return Ok(0.0) };
+    let parked = node.index.parked_of(&event.path)?.filter(|parked| parked.version == item.logged.version);
+    Ok(parked.map_or(0.0, |parked| Timestamp::now().seconds_since(parked.since)))
+}
+
+async fn park<L: EventLog, B: BlobStore, D>(
+    node: &Node<L, B>,
+    session: &Session,
+    item: &Item<D>,
+    reason: String,
+    permanent: bool,
+) -> Result<Tried, ApplyError> {
+    let now = Timestamp::now();
+    let tries = item.parked.map_or(0, |tries| tries + 1);
+    let rest = REST.0.saturating_mul(1 << tries.min(8)).min(REST.1);
+    let logged = &item.logged;
+    let parked = Parked {
+        subject: logged.subject.clone(),
+        path: match &logged.event {
+            Ok(event) => Some(event.path.clone()),
+            Err(_) => node.log.subjects().path(&logged.subject),
+        },
+        version: logged.version,
+        stamp: logged.time,
+        payload: logged.payload.to_vec(),
+        reason: reason.clone(),
+        permanent,
+        since: now,
+        tries,
+        next_try: Timestamp::from_nanos(now.nanos() + i128::try_from(rest.as_nanos()).unwrap_or(0)),
+    };
+    let generation = session.generation;
+    let kept = node
+        .index
+        .write(move |tx| {
+            let current = tx.node().generation == generation;
+            if current {
+                // It is parked since it was parked first.
+                let before = tx.parked(&parked.subject)?.filter(|before| before.version == parked.version);
+                let since = before.map_or(parked.since, |before| before.since);
+                tx.park(&Parked { since, ..parked })?;
+            }
+            Ok(current)
+        })
+        .await?;
+    Ok(if kept { Tried::Parked { reason, permanent } } else { Tried::SessionOver })
+}

@@ -1,0 +1,70 @@
+//! What the user typed, and which command it is.
+
+use crate::commands;
+use clap::{Parser, Subcommand};
+use common::{
+    exit::{Exit, Failure},
+    logging,
+    nodes::Role,
+    settings::{CommonArgs, Environment, Layers, Settings, UploadArgs, WatchArgs},
+    startup::runtime,
+    status,
+};
+
+#[derive(Parser)]
+#[command(name = "watcher", version, about = "Publishes the files of a media folder to the mirror's log")]
+struct Cli {
+    #[command(flatten)]
+    common: CommonArgs,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Watch the root and publish what changes, until told to stop
+    Run {
+        #[command(flatten)]
+        transfer: UploadArgs,
+        #[command(flatten)]
+        watch: WatchArgs,
+    },
+    /// Publish what changed since the last time, once
+    Scan {
+        #[command(flatten)]
+        transfer: UploadArgs,
+        #[command(flatten)]
+        watch: WatchArgs,
+    },
+    /// Say how the watchers are
+    Status {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Publish the removals that are held
+    Approve,
+}
+
+/// Runs the program.
+pub fn run() -> Result<Exit, Failure> {
+    let cli = Cli::parse();
+    let layers = cli.common.layers(Environment::of_process())?;
+    let settings = cli.common.resolve(&layers)?;
+    logging::init(&settings.log)?;
+    let runtime = runtime().map_err(|error| Failure::new(Exit::Failed, error))?;
+    runtime.block_on(dispatch(cli.command, settings, layers))
+}
+
+async fn dispatch(command: Command, settings: Settings, layers: Layers) -> Result<Exit, Failure> {
+    match command {
+        Command::Run { transfer, watch } => {
+            commands::run(settings, transfer.resolve(&layers)?, watch.resolve(&layers)?).await
+        }
+        Command::Scan { transfer, watch } => {
+            commands::scan(settings, transfer.resolve(&layers)?, watch.resolve(&layers)?).await
+        }
+        Command::Status { json } => status::command(&settings, Some(Role::Watcher), json).await,
+        Command::Approve => commands::approve(settings).await,
+    }
+}

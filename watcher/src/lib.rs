@@ -1,0 +1,19 @@
+//! From a file that is closed to an event in the log: detect, settle, hash, upload, publish.
+//!
+//! [`watches`] and [`scan`] notice, [`settle`] waits until a path is ripe, [`publish`] is the data path of one path,
+//! [`look`] its decisions, and [`service`] the loop that ties them together.
+
+#![allow(missing_docs)] // A program's own modules; each file says what it promises.
+
+pub mod cli;
+mod commands;
+mod look;
+mod node;
+mod publish;
+mod removals;
+mod scan;
+mod service;
+mod settle;
+mod upload;
+mod wanted;
+mod watches;

@@ -1,0 +1,217 @@
+//! What the stages of this process share, and how their failures are answered.
+
+use common::{
+    blobs::{BlobError, BlobStore},
+    broker::BrokerError,
+    hash::ContentHash,
+    index::{Index, IndexError, Intent},
+    limits::RateLimit,
+    local_lock::LocalLock,
+    log::EventLog,
+    names::NodeName,
+    path::MediaPath,
+    resolve::{Name, ResolveError, Resolved, resolve},
+    root::{IgnoreRules, MarkerClock, MarkerError, Root},
+    trust::{Gate, Session, TrustError},
+};
+use std::{
+    collections::HashMap,
+    io,
+    path::PathBuf,
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
+use tokio::{sync::Semaphore, time::Instant};
+
+/// Bytes of small files held in memory at most, in KiB: what a permit of [`Node::memory`] stands for.
+pub const SMALL_KIB: usize = 16 * 1024;
+/// Large files that are read at the same time; small ones pass them by.
+const LARGE_FILES: usize = 2;
+
+/// A blob is uploaded again on request at most this often.
+const UPLOAD_AGAIN: Duration = Duration::from_secs(60);
+
+/// What the stages share.
+pub struct Node<L, B> {
+    pub root: Arc<Root>,
+    pub index: Index,
+    pub log: L,
+    pub blobs: B,
+    pub name: NodeName,
+    pub upload_limit: RateLimit,
+    /// One permit for each KiB of small files in memory.
+    pub memory: Arc<Semaphore>,
+    pub large: Arc<Semaphore>,
+    rules: RwLock<Arc<IgnoreRules>>,
+    state_dir: PathBuf,
+    gate: Gate,
+    marker: MarkerClock,
+    uploaded: std::sync::Mutex<HashMap<ContentHash, Instant>>,
+}
+
+/// Where things are, and who we are.
+pub struct Parts<L, B> {
+    pub root: Arc<Root>,
+    pub index: Index,
+    pub log: L,
+    pub blobs: B,
+    pub name: NodeName,
+    pub upload_limit: RateLimit,
+    pub rules: IgnoreRules,
+    pub state_dir: PathBuf,
+    pub gate: Gate,
+}
+
+/// Why a path could not be brought up to date. What was offered stays offered.
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    /// The broker was lost, or the other process began a new generation: look at the log first.
+    #[error("the log must be looked at again first")]
+    SessionOver,
+    /// The log.
+    #[error(transparent)]
+    Log(#[from] BrokerError),
+    /// The blob store.
+    #[error("cannot store the content of {path}")]
+    Blob {
+        /// The path.
+        path: MediaPath,
+        /// Why.
+        #[source]
+        source: BlobError,
+    },
+    /// The disk.
+    #[error("cannot read {path}")]
+    Disk {
+        /// The path.
+        path: MediaPath,
+        /// The system's words.
+        #[source]
+        source: io::Error,
+    },
+    /// The index.
+    #[error(transparent)]
+    Index(#[from] IndexError),
+    /// The root is not the one we know.
+    #[error(transparent)]
+    Marker(#[from] MarkerError),
+    /// An intent that the replicator left.
+    #[error(transparent)]
+    Resolve(#[from] ResolveError),
+}
+
+/// What the loop does after a failure.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Next {
+    /// Look at the log, then at the path again.
+    NewSession,
+    /// Look at the path again, after a wait.
+    Retry,
+    /// End the process: nothing here can be trusted.
+    Halt,
+}
+
+impl PublishError {
+    pub fn disk(path: &MediaPath, source: io::Error) -> Self {
+        Self::Disk { path: path.clone(), source }
+    }
+
+    /// What the loop does next.
+    pub fn next(&self) -> Next {
+        let broker = |error: &BrokerError| match error {
+            BrokerError::Timeout { .. } | BrokerError::Away { .. } | BrokerError::Absent { .. } => {
+                Next::NewSession
+            }
+            BrokerError::Full { .. } | BrokerError::Refused { .. } | BrokerError::Answer { .. } => {
+                Next::Retry
+            }
+        };
+        match self {
+            Self::SessionOver => Next::NewSession,
+            Self::Log(error) | Self::Blob { source: BlobError::Broker(error), .. } => broker(error),
+            Self::Marker(error) if error.halts() => Next::Halt,
+            Self::Blob { .. } | Self::Disk { .. } | Self::Index(_) | Self::Marker(_) | Self::Resolve(_) => {
+                Next::Retry
+            }
+        }
+    }
+}
+
+impl From<TrustError> for PublishError {
+    fn from(error: TrustError) -> Self {
+        match error {
+            TrustError::Broker(error) => Self::Log(error),
+            TrustError::Index(error) => Self::Index(error),
+        }
+    }
+}
+
+impl<L: EventLog, B: BlobStore> Node<L, B> {
+    pub fn new(parts: Parts<L, B>) -> Self {
+        Self {
+            root: parts.root,
+            index: parts.index,
+            log: parts.log,
+            blobs: parts.blobs,
+            name: parts.name,
+            upload_limit: parts.upload_limit,
+            memory: Arc::new(Semaphore::new(SMALL_KIB)),
+            large: Arc::new(Semaphore::new(LARGE_FILES)),
+            rules: RwLock::new(Arc::new(parts.rules)),
+            state_dir: parts.state_dir,
+            gate: parts.gate,
+            marker: MarkerClock::default(),
+            uploaded: std::sync::Mutex::default(),
+        }
+    }
+
+    /// The ignore rules in force.
+    pub fn rules(&self) -> Arc<IgnoreRules> {
+        Arc::clone(&self.rules.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub fn set_rules(&self, rules: IgnoreRules) {
+        *self.rules.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(rules);
+    }
+
+    /// Looks at the log (rule 9). `None`: there is no connection.
+    pub async fn trust(&self) -> Result<Option<Session>, PublishError> {
+        Ok(self.gate.open(&self.log, &self.index).await?)
+    }
+
+    /// Whether a session still stands.
+    pub fn check(&self, session: &Session) -> Result<(), PublishError> {
+        if self.gate.stands(session, &self.index)? { Ok(()) } else { Err(PublishError::SessionOver) }
+    }
+
+    /// Finishes an intent whose maker has died. False: its maker lives.
+    pub async fn resolve_abandoned(&self, path: &MediaPath, intent: &Intent) -> Result<bool, PublishError> {
+        let lock = self.state_dir.join(format!("{}.lock", intent.role));
+        if !LocalLock::is_free(&lock).map_err(|error| PublishError::disk(path, error))? {
+            return Ok(false);
+        }
+        let resolved =
+            resolve(&self.root, &self.index, self.log.subjects(), path, intent, Name::Unsynced).await?;
+        if resolved != Resolved::Elsewhere {
+            tracing::info!(%path, version = %intent.version, ?resolved, "finished what another process had begun");
+        }
+        Ok(true)
+    }
+
+    /// Whether a blob that is asked for was not uploaded a moment ago: who asks may need a while to take it.
+    pub fn may_upload_again(&self, hash: ContentHash) -> bool {
+        let mut uploaded = self.uploaded.lock().unwrap_or_else(PoisonError::into_inner);
+        uploaded.retain(|_, at| at.elapsed() < UPLOAD_AGAIN);
+        !uploaded.contains_key(&hash)
+    }
+
+    /// Remembers it.
+    pub fn uploaded_again(&self, hash: ContentHash) {
+        self.uploaded.lock().unwrap_or_else(PoisonError::into_inner).insert(hash, Instant::now());
+    }
+
+    /// Looks whether the root still stands, and raises its number when it is time to.
+    pub async fn before_change(&self) -> Result<(), PublishError> {
+        Ok(self.marker.before_change(&self.root, &self.index).await?)
+    }
+}

@@ -1,0 +1,229 @@
+//! A file's content, read once and stored once.
+//!
+//! A file of at most one chunk is read whole. A larger one is stored while it is read, unless it looks as if the log knew its content already; what was stored for
+//! nothing is without a name, and is for gc. Large files have a lane of their own, two at a time.
+
+use crate::node::{Node, PublishError};
+use bytes::Bytes;
+use common::{
+    blobs::{BlobError, BlobStore, Source},
+    content::{self, ReadError, Reading},
+    hash::ContentHash,
+    index::Row,
+    log::EventLog,
+    path::MediaPath,
+    resolve::blocking,
+    root::FileStat,
+};
+use std::{io, sync::Arc};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+
+/// Chunks between the disk and the store.
+const WINDOW: usize = 4;
+
+/// A file's content at one moment.
+pub struct Content {
+    pub hash: ContentHash,
+    pub stat: FileStat,
+    /// A later write may carry the same stat.
+    pub racy: bool,
+    pub held: Held,
+}
+
+/// Where the bytes are.
+pub enum Held {
+    /// On the disk only.
+    No,
+    /// In memory, counted.
+    Bytes(Bytes, #[allow(dead_code)] OwnedSemaphorePermit),
+    /// In the store, under their hash.
+    Stored,
+}
+
+/// Finds out what a file holds. `None`: it changed while it was read.
+pub async fn read<L: EventLog, B: BlobStore>(
+    node: &Node<L, B>,
+    path: &MediaPath,
+    stat: FileStat,
+    row: Option<&Row>,
+) -> Result<Option<Content>, PublishError> {
+    // A file in a renamed folder is the same file under another path: nothing is read.
+    let moved = node
+        .index
+        .paths_of_inode(stat.stat.ino)?
+        .into_iter()
+        .find_map(|(_, row)| row.content().filter(|_| row.stat == Some(stat.stat) && !row.racy));
+    if let Some(hash) = moved {
+        return Ok(Some(Content { hash, stat, racy: false, held: Held::No }));
+    }
+    if stat.stat.size <= node.blobs.chunk_size() as u64 {
+        return read_small(node, path, stat).await;
+    }
+    let _lane = Arc::clone(&node.large).acquire_owned().await.expect("never closed");
+    if looks_known(node, path, stat, row).await? {
+        let (root, at) = (Arc::clone(&node.root), path.clone());
+        let reading = blocking(move || content::read(&root, &at, 0)).await;
+        return Ok(finish(path, reading)?.map(|reading| Content::of(reading, Held::No)));
+    }
+    stream(node, path).await
+}
+
+impl Content {
+    fn of(reading: Reading, held: Held) -> Self {
+        Self { hash: reading.hash, stat: reading.stat, racy: reading.racy, held }
+    }
+}
+
+/// Stores a file's content under its hash, if it is not there. False: the file changed.
+pub async fn store<L: EventLog, B: BlobStore>(
+    node: &Node<L, B>,
+    path: &MediaPath,
+    content: Content,
+) -> Result<bool, PublishError> {
+    let wrap = |source| PublishError::Blob { path: path.clone(), source };
+    match content.held {
+        Held::Stored => return Ok(true),
+        // What another of our files holds was stored for that one: only its mark is written.
+        Held::Bytes(..)
+            if !node.index.paths_with(content.hash)?.is_empty()
+                && node.blobs.touch(content.hash).await.map_err(wrap)? =>
+        {
+            return Ok(true);
+        }
+        Held::Bytes(bytes, _counted) => {
+            node.upload_limit.take(bytes.len()).await;
+            return node.blobs.put(content.hash, bytes).await.map(|()| true).map_err(wrap);
+        }
+        Held::No => {}
+    }
+    if node.blobs.touch(content.hash).await.map_err(wrap)? {
+        return Ok(true);
+    }
+    let again = if content.stat.stat.size <= node.blobs.chunk_size() as u64 {
+        read_small(node, path, content.stat).await?
+    } else {
+        let _lane = Arc::clone(&node.large).acquire_owned().await.expect("never closed");
+        stream(node, path).await?
+    };
+    match again {
+        Some(again) if again.hash == content.hash => Box::pin(store(node, path, again)).await,
+        _ => Ok(false),
+    }
+}
+
+/// Stores a blob once more, from the first of our files that still holds it: the repair of one that the store has lost or damaged.
+pub async fn store_again<L: EventLog, B: BlobStore>(
+    node: &Node<L, B>,
+    hash: ContentHash,
+) -> Result<bool, PublishError> {
+    for (path, _) in node.index.paths_with(hash)? {
+        let (root, at) = (Arc::clone(&node.root), path.clone());
+        // What would be uploaded is looked at before anything is: a file that was changed unseen must not take the name.
+        let holds =
+            blocking(move || content::read(&root, &at, 0)).await.is_ok_and(|reading| reading.hash == hash);
+        if !holds {
+            continue;
+        }
+        let (source, reading) = source(node, &path);
+        let stored = node.blobs.put_again(source).await;
+        let read = reading.await.ok().and_then(Result::ok);
+        match stored {
+            Ok((stored, _)) if read.is_some() => return Ok(stored == hash),
+            Err(BlobError::Source(_)) | Ok(_) => {}
+            Err(source) => return Err(PublishError::Blob { path, source }),
+        }
+    }
+    Ok(false)
+}
+
+async fn read_small<L: EventLog, B: BlobStore>(
+    node: &Node<L, B>,
+    path: &MediaPath,
+    stat: FileStat,
+) -> Result<Option<Content>, PublishError> {
+    let kib = u32::try_from(stat.stat.size.div_ceil(1024)).unwrap_or(u32::MAX);
+    let counted = Arc::clone(&node.memory).acquire_many_owned(kib).await.expect("never closed");
+    let (root, at, keep) = (Arc::clone(&node.root), path.clone(), node.blobs.chunk_size());
+    let reading = finish(path, blocking(move || content::read(&root, &at, keep)).await)?;
+    Ok(reading.and_then(|mut reading| {
+        let bytes = reading.bytes.take()?;
+        Some(Content::of(reading, Held::Bytes(bytes, counted)))
+    }))
+}
+
+/// A large file of the very size of one that this index knows, or that the path's last event names, is probably the same content, copied, touched or adopted: it is
+/// hashed first.
+async fn looks_known<L: EventLog, B: BlobStore>(
+    node: &Node<L, B>,
+    path: &MediaPath,
+    stat: FileStat,
+    row: Option<&Row>,
+) -> Result<bool, PublishError> {
+    if row.is_some_and(|row| row.size == stat.stat.size) || node.index.knows_size(stat.stat.size)? {
+        return Ok(true);
+    }
+    if !node.index.node()?.fresh {
+        return Ok(false);
+    }
+    let last = node.log.last(path).await?;
+    let size =
+        last.and_then(|last| last.event.as_ref().ok().and_then(|event| event.added).map(|added| added.size));
+    Ok(size == Some(stat.stat.size))
+}
+
+async fn stream<L: EventLog, B: BlobStore>(
+    node: &Node<L, B>,
+    path: &MediaPath,
+) -> Result<Option<Content>, PublishError> {
+    let (source, reading) = source(node, path);
+    let stored = node.blobs.put_stream(source).await;
+    let reading = match reading.await {
+        Ok(reading) => reading,
+        Err(_) => Err(ReadError::GivenUp),
+    };
+    match (stored, finish(path, reading)?) {
+        (Ok((hash, _)), Some(reading)) if hash == reading.hash => {
+            Ok(Some(Content::of(reading, Held::Stored)))
+        }
+        (Ok(_) | Err(BlobError::Source(_)), _) => Ok(None),
+        (Err(source), _) => Err(PublishError::Blob { path: path.clone(), source }),
+    }
+}
+
+/// Reads a file chunk by chunk on a blocking thread, into the store.
+fn source<L: EventLog, B: BlobStore>(
+    node: &Node<L, B>,
+    path: &MediaPath,
+) -> (Source, oneshot::Receiver<Result<Reading, ReadError>>) {
+    let (chunks, chunks_out) = mpsc::channel(WINDOW);
+    let (hash, hash_out) = oneshot::channel();
+    let (done, reading) = oneshot::channel();
+    let (root, at, chunk, limit) =
+        (Arc::clone(&node.root), path.clone(), node.blobs.chunk_size(), node.upload_limit.clone());
+    let runtime = tokio::runtime::Handle::current();
+    tokio::task::spawn_blocking(move || {
+        let read = content::stream(&root, &at, chunk, |bytes| {
+            runtime.block_on(limit.take(bytes.len()));
+            chunks.blocking_send(Ok(bytes)).map_err(|_| ReadError::GivenUp)
+        });
+        match &read {
+            Ok(reading) => {
+                let _ = hash.send(reading.hash);
+            }
+            Err(error) => {
+                let _ = chunks.blocking_send(Err(io::Error::other(error.to_string())));
+            }
+        }
+        let _ = done.send(read);
+    });
+    (Source { chunks: chunks_out, hash: hash_out }, reading)
+}
+
+fn finish(path: &MediaPath, reading: Result<Reading, ReadError>) -> Result<Option<Reading>, PublishError> {
+    match reading {
+        Ok(reading) => Ok(Some(reading)),
+        // Given up by the store: its own error says why.
+        Err(ReadError::Changed | ReadError::GivenUp) => Ok(None),
+        Err(ReadError::Io(source)) => Err(PublishError::disk(path, source)),
+    }
+}
