@@ -115,6 +115,10 @@ impl Settle {
                 if hint && matches!(held.why, Why::Finished) {
                     return true;
                 }
+                // A scan that meets a file whose writer has not closed it knows less than we do.
+                if matches!((held.why, why), (Why::Created | Why::Unclosed(_), Why::Found(_))) {
+                    return true;
+                }
                 self.removals -= usize::from(held.why == Why::Gone);
                 self.removals += usize::from(why == Why::Gone);
                 let (detected, since) = match (held.why, why) {
@@ -207,6 +211,17 @@ mod tests {
         assert_eq!(settle.take_due(clock.at(9)), None);
         assert_eq!(settle.take_due(clock.at(10)).map(|(_, w)| w.why), Some(Why::Finished));
         assert_eq!((settle.len(), settle.take_due(clock.at(999))), (0, None));
+    }
+
+    #[test]
+    fn a_scan_does_not_end_the_wait_for_a_writer() {
+        let (clock, mut settle, t) = (Clock(Instant::now()), Settle::default(), Timestamp::from_nanos(0));
+        for unclosed in [Why::Created, Why::Unclosed(stat(1))] {
+            settle.add(path("f"), unclosed, t, clock.at(0), clock.at(5000));
+            settle.add(path("f"), Why::Found(stat(1)), t, clock.at(100), clock.at(300));
+            assert_eq!(settle.take_due(clock.at(4999)), None);
+            assert_eq!(settle.take_due(clock.at(5000)).map(|(_, w)| w.why), Some(unclosed));
+        }
     }
 
     #[test]
