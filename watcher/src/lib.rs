@@ -7,7 +7,7 @@
 
 pub mod cli;
 mod commands;
-mod look;
+pub mod look;
 mod node;
 mod publish;
 mod removals;
