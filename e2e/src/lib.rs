@@ -6,17 +6,27 @@
 //! failed.
 
 mod broker;
+mod disk;
 mod mirror;
 mod nats;
 mod node;
 mod process;
+mod reader;
+mod seed;
+mod strace;
 mod tree;
 mod wait;
+mod writer;
 
 pub use broker::{Broker, Traffic, free_port};
+pub use disk::{Cut, Disk};
 pub use mirror::Mirror;
 pub use nats::{LogLine, Nats, Tap, Transfers};
 pub use node::{Node, Role};
 pub use process::{Finished, Process, run, running_with};
+pub use reader::Reader;
+pub use seed::seed;
+pub use strace::{Fault, Injection, Trace, kill_traced};
 pub use tree::{Tree, content, copy_folder, put_back, sha256_of, write};
 pub use wait::{LONG, SOON, paced, wait_for, wait_until};
+pub use writer::Writer;
