@@ -2,7 +2,10 @@
 //!
 //! strace counts occurrences by thread, so `when` chooses among the calls of whichever thread gets that far first.
 
-use crate::wait::{SOON, wait_until};
+use crate::{
+    process::Process,
+    wait::{SOON, wait_until},
+};
 use rustix::process::{Pid, Signal, kill_process};
 use std::{
     collections::BTreeMap,
@@ -74,19 +77,11 @@ impl Trace {
     /// # Panics
     /// When there is no strace.
     pub fn command(&self, command: &Command, calls: &[&str], injections: &[Injection]) -> Command {
-        let found = Command::new("strace").arg("--version").output();
-        assert!(found.is_ok(), "strace is missing: apt-get install strace");
-        let mut traced = Command::new("strace");
-        let all: Vec<&str> =
-            calls.iter().copied().chain(injections.iter().map(|injection| injection.call.as_str())).collect();
-        traced.args(["-f", "-qq", "-y", "-s", "96", "-o"]).arg(&self.file);
-        self.only.iter().for_each(|path| _ = traced.arg("-P").arg(path));
+        let mut traced = self.strace(calls, injections);
         // Faster, but a signal is not delivered at the stops that it makes.
         if !injections.iter().any(|injection| matches!(injection.fault, Fault::Kill)) {
             traced.arg("--seccomp-bpf");
         }
-        traced.args(["-e", &format!("trace={}", all.join(","))]);
-        injections.iter().for_each(|injection| _ = traced.args(["-e", &injection.argument()]));
         // Alone, a killed strace would leave what it started running.
         traced.args(["--", "setpriv", "--pdeathsig", "KILL", "--"]);
         traced.arg(command.get_program()).args(command.get_args());
@@ -97,6 +92,36 @@ impl Trace {
             };
         }
         traced
+    }
+
+    /// Attaches to every thread of a running process; dropped or stopped, it lets go, and the faults are over.
+    pub fn attach(&self, process: u32, logs: &Path, calls: &[&str], injections: &[Injection]) -> Process {
+        let mut command = self.strace(calls, injections);
+        command.args(["-p", &process.to_string()]);
+        let mut strace = Process::spawn("strace", logs, command);
+        let traced =
+            |status: &str| status.lines().any(|l| l.starts_with("TracerPid:") && !l.ends_with("\t0"));
+        wait_until(SOON, "strace to attach", || {
+            assert!(strace.is_running(), "strace ended: {}", strace.log());
+            let threads = fs::read_dir(format!("/proc/{process}/task")).expect("the threads of a process");
+            threads
+                .flatten()
+                .all(|thread| fs::read_to_string(thread.path().join("status")).is_ok_and(|s| traced(&s)))
+        });
+        strace
+    }
+
+    fn strace(&self, calls: &[&str], injections: &[Injection]) -> Command {
+        let found = Command::new("strace").arg("--version").output();
+        assert!(found.is_ok(), "strace is missing: apt-get install strace");
+        let injected = injections.iter().map(|injection| injection.call.as_str());
+        let all: Vec<&str> = calls.iter().copied().chain(injected).collect();
+        let mut strace = Command::new("strace");
+        strace.args(["-f", "-qq", "-y", "-s", "96", "-o"]).arg(&self.file);
+        self.only.iter().for_each(|path| _ = strace.arg("-P").arg(path));
+        strace.args(["-e", &format!("trace={}", all.join(","))]);
+        injections.iter().for_each(|injection| _ = strace.args(["-e", &injection.argument()]));
+        strace
     }
 
     /// All of it. What a killed strace had not written yet is not in it.

@@ -9,6 +9,7 @@ mod apply;
 pub mod cli;
 mod commands;
 mod fetch;
+mod intend;
 mod log_command;
 mod node;
 mod plan;

@@ -1,6 +1,6 @@
 //! What the stages of this process share, and how their failures are answered.
 
-use crate::{plan::Removals, sync::FolderSync};
+use crate::{intend::Leftovers, plan::Removals, sync::FolderSync};
 use common::{
     blobs::{BlobError, BlobStore},
     broker::BrokerError,
@@ -40,6 +40,7 @@ pub struct Node<L, B> {
     pub owner: Option<Ownership>,
     pub removals: Removals,
     pub folders: FolderSync,
+    pub leftovers: Leftovers,
     pub large: Arc<Semaphore>,
     /// This run of the process, by which its intents are known.
     pub run: String,
@@ -170,6 +171,7 @@ impl<L: EventLog, B: BlobStore> Node<L, B> {
     pub fn new(parts: Parts<L, B>) -> Self {
         Self {
             folders: FolderSync::start(Arc::clone(&parts.root)),
+            leftovers: Leftovers::default(),
             root: parts.root,
             index: parts.index,
             log: parts.log,

@@ -80,7 +80,8 @@ fn inspect(root: &Root, name: &str) -> io::Result<Option<Trashed>> {
 fn drop_probes(root: &Root) -> io::Result<()> {
     for name in root.temp_names()?.into_iter().filter(|name| name.starts_with(PROBE)) {
         if let Look::File(stat) = root.look_temp(&name)?
-            && Timestamp::now().seconds_since(Timestamp::from_nanos(i128::from(stat.stat.ctime))) > PROBE_SECONDS
+            && Timestamp::now().seconds_since(Timestamp::from_nanos(i128::from(stat.stat.ctime)))
+                > PROBE_SECONDS
         {
             root.remove_temp(&name)?;
         }

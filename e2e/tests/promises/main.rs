@@ -4,5 +4,6 @@
 //! `deploy/test.sh --full` runs them. They need strace, and root for what is mounted.
 #![allow(clippy::unwrap_used)]
 
+mod errors;
 mod power;
 mod sweep;
