@@ -39,17 +39,37 @@ impl Broker {
         let binary = std::env::var_os("MEDIAMIRROR_NATS_SERVER").unwrap_or("nats-server".into()).into();
         let broker =
             Self { binary, dir: dir.to_owned(), port: free_port(), monitor: free_port(), process: None };
+        broker.configure();
+        broker
+    }
+
+    fn configure(&self) {
         // 2.9 refuses to start with a setting that it does not know.
-        let sync = if broker.version() >= (2, 10) { "sync_interval: always" } else { "" };
+        let sync = if self.version() >= (2, 10) { "sync_interval: always" } else { "" };
         let config = format!(
             "server_name: e2e-{port}\nlisten: 127.0.0.1:{port}\nhttp: 127.0.0.1:{monitor}\n\
              jetstream {{ store_dir: {store:?}\n {sync} }}\n",
-            port = broker.port,
-            monitor = broker.monitor,
-            store = broker.store(),
+            port = self.port,
+            monitor = self.monitor,
+            store = self.store(),
         );
-        fs::write(broker.config(), config).expect("write a configuration");
-        broker
+        fs::write(self.config(), config).expect("write a configuration");
+    }
+
+    /// Takes another port, at its next start.
+    pub fn change_port(&mut self) {
+        self.port = free_port();
+        self.configure();
+    }
+
+    /// Its process.
+    pub fn process(&self) -> &Process {
+        self.process.as_ref().expect("a running broker")
+    }
+
+    /// The port that clients connect to.
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     /// Started, and ready for clients.

@@ -39,7 +39,8 @@ impl Disk {
         let image = fs::File::create(disk.image()).expect("make an image");
         image.set_len(mib << 20).expect("size an image");
         let mut mkfs = Command::new("mkfs.ext4");
-        mkfs.args(["-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0"]).arg(disk.image());
+        mkfs.args(["-q", "-F", "-e", "remount-ro", "-E", "lazy_itable_init=0,lazy_journal_init=0"])
+            .arg(disk.image());
         let made = mkfs.output().is_ok_and(|output| output.status.success());
         if made && disk.try_mount() {
             return Some(disk);
@@ -81,11 +82,23 @@ impl Disk {
         assert!(self.try_mount(), "mount {:?} again", self.image());
     }
 
-    /// Writable, or not.
-    pub fn remount(&self, how: &str) {
-        let mut mount = Command::new("mount");
-        mount.args(["-o", &format!("remount,{how}")]).arg(self.path());
-        run(SOON, mount).succeeded();
+    /// An error of the disk makes its file system refuse every write.
+    pub fn turn_read_only(&self) {
+        let mounts = fs::read_to_string("/proc/self/mounts").expect("the mounts");
+        let mount =
+            mounts.lines().find(|line| line.split(' ').nth(1) == self.path().to_str()).expect("a mount");
+        let device = mount.split(' ').next().and_then(|device| device.rsplit('/').next()).expect("a device");
+        fs::write(format!("/sys/fs/ext4/{device}/trigger_fs_error"), "1").expect("trigger an error");
+    }
+
+    /// It is checked, and mounted again. Nothing may have a file open on it.
+    pub fn check(&self) {
+        self.unmount().succeeded();
+        let mut fsck = Command::new("e2fsck");
+        fsck.args(["-f", "-y"]).arg(self.image());
+        // 1: errors were corrected.
+        assert!(matches!(run(SOON, fsck).code, Some(0 | 1)));
+        assert!(self.try_mount(), "mount {:?} again", self.image());
     }
 
     fn unmount(&self) -> crate::process::Finished {

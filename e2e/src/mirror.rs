@@ -69,6 +69,11 @@ impl Mirror {
         self.nats.get_or_insert_with(|| Nats::connect(&self.broker.url()))
     }
 
+    /// The broker is elsewhere: the client connects anew when it is used next.
+    pub fn find_broker(&mut self) {
+        self.nats = None;
+    }
+
     /// Waits until each process that was started says that it is ready.
     pub fn wait_ready(&mut self) {
         self.nats();

@@ -6,9 +6,11 @@ use async_nats::jetstream::{
     consumer::{AckPolicy, DeliverPolicy, pull},
     stream,
 };
+use bytes::Bytes;
 use common::{event::Event, names::MirrorName, subject::Subjects};
 use futures_util::{StreamExt, TryStreamExt};
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -61,6 +63,17 @@ pub struct Transfers {
     pub stored: u64,
     /// Requests that asked for chunks.
     pub read: u64,
+}
+
+/// What happens to the last chunk of a blob.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Spoil {
+    /// It is gone.
+    Missing,
+    /// It is there twice.
+    Doubled,
+    /// Nothing is in it.
+    Empty,
 }
 
 /// Listens to chunks being stored and asked for.
@@ -158,6 +171,53 @@ impl Nats {
         }
         chunks.iter().for_each(|(subject, length)| self.publish(subject, &vec![b'?'; *length]));
         chunks.len()
+    }
+
+    /// Changes the chunks of every blob of several chunks: see [`Spoil`]. Returns how many blobs that were.
+    pub fn spoil_blobs(&self, how: Spoil) -> usize {
+        let stream = self.stream(BLOBS).expect("a bucket");
+        let state = stream.cached_info().state.clone();
+        let mut chunks: BTreeMap<String, Vec<(u64, Bytes)>> = BTreeMap::new();
+        for sequence in state.first_sequence..=state.last_sequence {
+            let message = self.runtime.block_on(stream.get_raw_message(sequence));
+            let Ok(message) = message else { continue };
+            if message.subject.starts_with(CHUNKS) {
+                chunks.entry(message.subject.to_string()).or_default().push((sequence, message.payload));
+            }
+        }
+        chunks.retain(|_, chunks| chunks.len() > 1);
+        for (subject, chunks) in &chunks {
+            let (last, bytes) = chunks.last().expect("several");
+            if how != Spoil::Doubled {
+                self.runtime.block_on(stream.delete_message(*last)).expect("delete a chunk");
+            }
+            match how {
+                Spoil::Missing => {}
+                Spoil::Doubled => self.publish(subject, bytes),
+                Spoil::Empty => self.publish(subject, b""),
+            }
+        }
+        chunks.len()
+    }
+
+    /// Drops all events of the log but the last so many.
+    pub fn trim_log(&self, keep: i64) {
+        let stream = self.stream(LOG).expect("a log");
+        let config = stream.cached_info().config.clone();
+        let with = |max_messages| stream::Config { max_messages, ..config.clone() };
+        for max_messages in [keep, config.max_messages] {
+            self.runtime
+                .block_on(self.jetstream.update_stream(with(max_messages)))
+                .expect("change the log's limits");
+        }
+    }
+
+    /// Deletes the consumer of a node's replicator.
+    pub fn delete_consumer(&self, node: &str) {
+        let stream = self.stream(LOG).expect("a log");
+        self.runtime
+            .block_on(stream.delete_consumer(&format!("replicator-{node}")))
+            .expect("delete a consumer");
     }
 
     /// The hashes that a node's replicator asks the others for.

@@ -107,6 +107,11 @@ impl Node {
         self.root.join(relative)
     }
 
+    /// From its next start on, its processes look for the broker here.
+    pub fn find_broker_at(&mut self, url: String) {
+        self.url = Some(url);
+    }
+
     /// A command of this node with its common flags, not started.
     pub fn command<S: AsRef<OsStr>>(&self, role: Role, arguments: impl IntoIterator<Item = S>) -> Command {
         let mut command = Command::new(role.program());

@@ -4,6 +4,11 @@
 //! `deploy/test.sh --full` runs them. They need strace, and root for what is mounted.
 #![allow(clippy::unwrap_used)]
 
+mod broker;
 mod errors;
+mod events;
+mod links;
+mod nodes;
 mod power;
+mod races;
 mod sweep;
