@@ -9,6 +9,9 @@ use crate::{
 };
 use tokio::sync::watch;
 
+/// Rows that are looked up when the log no longer begins at 1: a log that was cut dropped its oldest events, so the lowest tell.
+const TRIMMED: usize = 1000;
+
 /// Why a new generation begins: the log is read again, the root compared with it, and what the log lacks is published. Nothing is removed because of it.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Distrust {
@@ -110,7 +113,10 @@ pub async fn check<L: EventLog>(log: &L, index: &Index, epoch: u64) -> Result<Se
         let state = log.state().await?;
         let version = find(log, node.at_version.as_ref()).await?;
         let top = find(log, node.top.as_ref()).await?;
-        let verdict = judge(&node, &state, &version, &top);
+        let mut verdict = judge(&node, &state, &version, &top);
+        if verdict.is_none() {
+            verdict = trimmed(log, index, &node, &state).await?;
+        }
         if verdict.is_none() {
             let created = state.created.clone();
             return Ok(Session { generation: node.generation, created, log: state, began: None, epoch });
@@ -136,6 +142,27 @@ pub async fn check<L: EventLog>(log: &L, index: &Index, epoch: u64) -> Result<Se
             });
         }
     }
+}
+
+/// Whether the newest event of a path was dropped from the log's beginning. Where history is limited it stays, so a row below the beginning is one
+/// that this node is behind with, or one that a new node would never hear of.
+async fn trimmed<L: EventLog>(
+    log: &L,
+    index: &Index,
+    node: &NodeState,
+    state: &LogState,
+) -> Result<Option<Distrust>, TrustError> {
+    if state.first <= Version::new(1) {
+        return Ok(None);
+    }
+    let rows = index.present_before(node.generation, state.first, TRIMMED)?;
+    let paths: Vec<_> = rows.iter().map(|(path, _)| path.clone()).collect();
+    let lasts = log.lasts(&paths).await?;
+    let gone = rows
+        .iter()
+        .zip(lasts)
+        .find(|((_, version), last)| last.as_ref().is_none_or(|last| last.version < *version));
+    Ok(gone.map(|((_, version), _)| Distrust::Trimmed(*version)))
 }
 
 /// What lets a process work: one connection, one generation, a root that was not found restored.

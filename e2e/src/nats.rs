@@ -108,7 +108,16 @@ impl Nats {
     pub fn connect(url: &str) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.expect("start a runtime");
-        let options = async_nats::ConnectOptions::new().retry_on_initial_connect();
+        let mut options = async_nats::ConnectOptions::new().retry_on_initial_connect();
+        // The library does not take them from the URL by itself.
+        let login = url
+            .split("//")
+            .nth(1)
+            .and_then(|rest| rest.split_once('@'))
+            .and_then(|(login, _)| login.split_once(':'));
+        if let Some((user, password)) = login {
+            options = options.user_and_password(user.into(), password.into());
+        }
         let (client, jetstream) = runtime.block_on(async {
             let client = options.connect(url).await.expect("connect to the broker");
             let mut jetstream = jetstream::new(client.clone());
@@ -200,7 +209,7 @@ impl Nats {
         chunks.len()
     }
 
-    /// Drops all events of the log but the last so many.
+    /// Drops all events of the log but the last so many, as if long after they were published: what is published again is no duplicate.
     pub fn trim_log(&self, keep: i64) {
         let stream = self.stream(LOG).expect("a log");
         let config = stream.cached_info().config.clone();

@@ -54,6 +54,11 @@ impl Process {
         wait_for(limit, &what, || self.child.try_wait().expect("wait for a child").ok_or("running".into()))
     }
 
+    /// Asks it to read its configuration again.
+    pub fn reload(&self) {
+        kill_process(Pid::from_child(&self.child), Signal::HUP).expect("signal a child");
+    }
+
     /// Stops it where it is, until [`resume`](Self::resume).
     pub fn freeze(&self) {
         kill_process(Pid::from_child(&self.child), Signal::STOP).expect("signal a child");

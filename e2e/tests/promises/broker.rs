@@ -1,8 +1,7 @@
 //! The broker's faults that the mirror's own tests leave out: it stands still, moves, and its stores are damaged or trimmed.
 
 use e2e::{
-    LONG, Mirror, Node, Role, SOON, Spoil, Tree, content, copy_folder, paced, put_back, wait_for, wait_until,
-    write,
+    LONG, Mirror, Node, Role, SOON, Spoil, content, copy_folder, paced, put_back, wait_for, wait_until, write,
 };
 use std::{fs, path::PathBuf, time::Duration};
 
@@ -184,10 +183,69 @@ fn events_trimmed_while_a_node_was_away_are_made_up_for() {
     wait_until(SOON, "the events of a", || mirror.nats().log_state().unwrap().last_sequence == 50);
     mirror.nats().trim_log(5);
     assert_eq!(mirror.nats().log_state().unwrap().messages, 5);
+    // A node looks at the log when it connects; and the broker forgets what it took for duplicates, as it does after two minutes.
+    mirror.broker.stop();
+    mirror.broker.start();
     mirror.nodes[1].start_both();
     write(&mirror.nodes[0].path("after"), b"after");
-    wait_for(LONG, "both nodes to hold the same", || {
-        Tree::of(&mirror.nodes[0].root).equal(&Tree::of(&mirror.nodes[1].root))
+    wait_until(LONG, "what was trimmed to be in the log again", || mirror.log_tree().0.len() == 51);
+    assert_eq!(mirror.wait_agreed(LONG).0.len(), 51);
+    for node in &mirror.nodes {
+        assert_eq!(node.lost_conflicts(), Vec::<String>::new());
+    }
+}
+
+/// What a replicator may not do without, forbidden.
+const NARROW: &str = "{user: b, password: p, permissions: {publish: {deny: [\"$JS.API.DIRECT.GET.>\"]}}}";
+/// Everything allowed.
+const WIDE: &str = "{user: b, password: p}";
+
+fn b_says(mirror: &mut Mirror, words: &[&str]) {
+    wait_for(LONG, &format!("b to say one of {words:?}"), || {
+        let log = mirror.nodes[1].process(Role::Replicator).log().to_lowercase();
+        if words.iter().any(|word| log.contains(word)) { Ok(()) } else { Err(log) }
     });
-    assert_eq!(Tree::of(&mirror.nodes[1].root).0.len(), 51);
+}
+
+#[test]
+fn credentials_that_are_too_narrow_are_named_and_heal_when_they_are_widened() {
+    let mut mirror = Mirror::prepared(&["a", "b"]);
+    mirror.broker.let_in(NARROW);
+    mirror.broker.start();
+    let (all, b) = (mirror.broker.url(), mirror.broker.url_of("b"));
+    mirror.nodes[0].find_broker_at(all);
+    mirror.nodes[1].find_broker_at(b);
+    mirror.nodes.iter_mut().for_each(Node::start_both);
+    write(&mirror.nodes[0].path("f"), b"f");
+    b_says(&mut mirror, &["denies us a subject"]);
+    assert!(!mirror.nodes[1].path("f").exists());
+    mirror.broker.let_in(WIDE);
+    mirror.wait_everywhere("f", b"f");
+    mirror.wait_recovered(LONG);
+}
+
+#[test]
+fn credentials_that_are_revoked_are_named_and_lose_nothing() {
+    let mut mirror = Mirror::prepared(&["a", "b"]);
+    mirror.broker.let_in(WIDE);
+    mirror.broker.start();
+    let (all, b) = (mirror.broker.url(), mirror.broker.url_of("b"));
+    mirror.nodes[0].find_broker_at(all);
+    mirror.nodes[1].find_broker_at(b);
+    mirror.nodes.iter_mut().for_each(Node::start_both);
+    mirror.wait_ready();
+    some_files(&mirror, "before");
+    mirror.wait_equal(SOON);
+    mirror.broker.let_in("");
+    some_files(&mirror, "revoked");
+    b_says(&mut mirror, &["authorization", "credentials", "refused"]);
+    mirror.broker.let_in(WIDE);
+    for role in Role::ALL {
+        // Who is told that its credentials are no good may end, and is started again.
+        if !mirror.nodes[1].process(role).is_running() {
+            assert_ne!(mirror.nodes[1].ended(role, SOON).code(), Some(0));
+            mirror.nodes[1].start(role);
+        }
+    }
+    assert_eq!(mirror.wait_recovered(LONG).0.len(), 40);
 }

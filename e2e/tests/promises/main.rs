@@ -11,4 +11,5 @@ mod links;
 mod nodes;
 mod power;
 mod races;
+mod reliability;
 mod sweep;

@@ -1,7 +1,10 @@
 //! A node's own faults: its clock, its disk, its index, its end in the middle of a transfer; and that it is quiet and bounded without any.
 
 use crate::sweep::nothing_unfinished;
-use e2e::{Disk, LONG, Mirror, Node, Role, SOON, Tree, Writer, content, paced, wait_for, wait_until, write};
+use e2e::{
+    Disk, LONG, Mirror, Node, Role, SOON, Tree, Writer, content, copy_folder, paced, put_back, wait_for,
+    wait_until, write,
+};
 use std::{fs, io::Write, path::Path, time::Duration};
 
 /// MiB of a disk that is not to be filled.
@@ -168,6 +171,39 @@ fn a_corrupted_index_is_named_and_a_new_one_takes_what_the_log_says() {
     mirror.nodes[1].start_both();
     mirror.wait_agreed(LONG).equal(&before).unwrap();
     assert_eq!(mirror.log().len(), events);
+    assert_eq!(mirror.nodes[1].lost_conflicts(), Vec::<String>::new());
+}
+
+#[test]
+fn an_index_restored_from_last_week_takes_what_the_log_says() {
+    let mut mirror = Mirror::running(&["a", "b"]);
+    for i in 0..30 {
+        write(&mirror.nodes[i % 2].path(i.to_string()), &content(&i.to_string(), 1_000));
+    }
+    mirror.wait_agreed(SOON);
+    mirror.nodes[1].stop_both();
+    let copy = mirror.dir().join("state-copy");
+    copy_folder(&mirror.nodes[1].state(), &copy);
+    mirror.nodes[1].start_both();
+    mirror.wait_ready();
+    write(&mirror.nodes[0].path("0"), b"rewritten since by a");
+    write(&mirror.nodes[1].path("1"), b"rewritten since by b");
+    write(&mirror.nodes[1].path("new"), b"new since");
+    fs::remove_file(mirror.nodes[0].path("2")).unwrap();
+    mirror.wait_everywhere("0", b"rewritten since by a");
+    mirror.wait_everywhere("1", b"rewritten since by b");
+    mirror.wait_everywhere("new", b"new since");
+    mirror.wait_nowhere("2");
+    let before = mirror.wait_agreed(SOON);
+    let events = mirror.log().len();
+    mirror.nodes[1].stop_both();
+    put_back(&copy, &mirror.nodes[1].state());
+    mirror.nodes[1].start_both();
+    mirror.wait_agreed(LONG).equal(&before).unwrap();
+    write(&mirror.nodes[1].path("after"), b"after");
+    mirror.wait_everywhere("after", b"after");
+    mirror.wait_agreed(LONG);
+    assert_eq!(mirror.log().len(), events + 1, "nothing old was published");
     assert_eq!(mirror.nodes[1].lost_conflicts(), Vec::<String>::new());
 }
 

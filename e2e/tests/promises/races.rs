@@ -1,7 +1,7 @@
 //! What changes under our hands: folders that become links while a file is placed, things in the way, files that change while they are hashed.
 
 use e2e::{
-    Fault, Injection, LONG, Mirror, Role, SOON, Trace, Tree, Writer, content, sha256_of, wait_for,
+    Fault, Injection, LONG, Mirror, Role, SOON, Trace, Tree, Writer, content, paced, sha256_of, wait_for,
     wait_until, write,
 };
 use rustix::fs::{CWD, RenameFlags, renameat_with};
@@ -13,6 +13,7 @@ use std::{
     path::Path,
     sync::atomic::{AtomicBool, Ordering},
     thread,
+    time::Duration,
 };
 
 /// A folder of b becomes a link to a folder outside, and a folder again, for as long as files are placed in it.
@@ -184,6 +185,16 @@ fn a_file_replaced_while_it_is_hashed_is_published_whole() {
 #[test]
 fn a_file_removed_while_it_is_hashed_is_gone_everywhere() {
     changed_while_hashed(remove);
+}
+
+#[test]
+fn a_writer_of_one_byte_a_second_is_waited_for() {
+    let mut mirror = Mirror::running(&["a", "b"]);
+    let mut file = File::create(mirror.nodes[0].path("slow")).unwrap();
+    paced(Duration::from_secs(1), b"one by one", |byte| file.write_all(&[*byte]).unwrap());
+    drop(file);
+    mirror.wait_everywhere("slow", b"one by one");
+    assert_eq!(mirror.log().len(), 1, "published before it was finished");
 }
 
 #[test]
