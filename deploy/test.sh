@@ -5,8 +5,8 @@
 #
 # The end-to-end tests run with a current nats-server and with the oldest one that is supported, and what depends on
 # permissions once more as an ordinary user. --full adds what takes gigabytes or minutes, and the latency bar.
-# What the tests of faults need (strace, ext4, a false clock) is installed where is missing; tests that cannot run without are
-# counted as not run. The last line is the sum: "N passed, N failed".
+# What the tests of faults need (strace, ext4, a false clock) is installed where it is missing; tests that cannot run
+# without it are counted as not run. The last line is the sum: "N passed, N failed".
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
