@@ -4,7 +4,7 @@ use crate::{
     broker::BrokerError,
     event::Version,
     exit::{Exit, Failure},
-    index::{Index, IndexError},
+    index::{Index, IndexError, Scrub},
     log::{EventLog, JetStreamLog},
     nodes::{DOWN, NodeBucket, NodeRecord, NodeRunState, Role, SeenRecord},
     settings::Settings,
@@ -66,10 +66,39 @@ pub struct LocalStatus {
     pub offers: u64,
     /// Removals held for an operator.
     pub held: u64,
+    /// Replacements of unknown files held for an operator.
+    pub held_replacements: u64,
+    /// Paths whose content is to be brought to the disk again.
+    pub repairs: u64,
+    /// How far the background check of cold files is.
+    pub scrub: ScrubStatus,
     /// Events that cannot be applied here.
     pub parked: Vec<ParkedStatus>,
     /// Lost conflicts in the trash.
     pub lost_conflicts: Vec<LostStatus>,
+}
+
+/// The background check of cold files.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct ScrubStatus {
+    /// When the last whole pass ended.
+    pub finished: Option<Timestamp>,
+    /// When the pass under way began; none: it waits until the next one is due.
+    pub started: Option<Timestamp>,
+    /// The last path that it has looked at.
+    pub position: Option<String>,
+    /// How much of the index that is.
+    pub percent: u64,
+    /// Files that it found rotten.
+    pub rotten: u64,
+}
+
+impl ScrubStatus {
+    fn of(scrub: &Scrub, files: u64) -> Self {
+        let Scrub { started, finished, files: passed, rotten, ref position } = *scrub;
+        let percent = passed.saturating_mul(100).checked_div(files).unwrap_or(0).min(100);
+        Self { finished, started, position: position.as_ref().map(ToString::to_string), percent, rotten }
+    }
 }
 
 /// A parked event.
@@ -114,7 +143,10 @@ impl LocalStatus {
             version: index.node()?.version,
             files: index.present_count()?,
             offers: index.offer_count()?,
-            held: index.held_count()?,
+            held: index.held_count()?.removals,
+            held_replacements: index.held_count()?.replacements,
+            repairs: index.repair_count()?,
+            scrub: ScrubStatus::of(&index.scrub()?, index.present_count()?),
             parked: index.parked()?.into_iter().map(parked).collect(),
             lost_conflicts: index.trash()?.into_iter().filter(|entry| entry.lost).map(lost).collect(),
         })
@@ -195,6 +227,18 @@ impl fmt::Display for LocalStatus {
         write!(f, "this node: version {}, {} files", self.version, self.files)?;
         if self.held > 0 {
             write!(f, "\n{} removals are held: `watcher approve` publishes them", self.held)?;
+        }
+        if self.held_replacements > 0 {
+            let held = self.held_replacements;
+            write!(f, "\n{held} files are held back from being replaced: `watcher approve [--revert]`")?;
+        }
+        if self.repairs > 0 {
+            write!(f, "\n{} files wait to be fetched again", self.repairs)?;
+        }
+        match (&self.scrub.started, &self.scrub.finished) {
+            (Some(_), _) => write!(f, "\nscrub: {} % of this pass", self.scrub.percent)?,
+            (None, Some(finished)) => write!(f, "\nscrub: finished {finished}")?,
+            (None, None) => {}
         }
         for parked in &self.parked {
             write!(f, "\nparked {} {}: {}", parked.version, parked.path, parked.reason)?;

@@ -1,6 +1,6 @@
 //! What the user typed, and which command it is.
 
-use crate::{commands, log_command, replay};
+use crate::{commands, log_command, parked, replay};
 use clap::{Args, Parser, Subcommand};
 use common::{
     exit::{Exit, Failure},
@@ -60,12 +60,33 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Events that cannot be applied here
+    Parked {
+        #[command(subcommand)]
+        action: Option<ParkedAction>,
+        /// Print JSON
+        #[arg(long, global = true)]
+        json: bool,
+    },
     /// Build the tree of a window of the log in --root, touching nothing else there
     Replay {
         #[command(flatten)]
         window: Window,
         #[command(flatten)]
         transfer: DownloadArgs,
+    },
+}
+
+/// What to do about parked events.
+#[derive(Subcommand, Clone, Debug)]
+pub enum ParkedAction {
+    /// Name them, with the reason, since when, and how often they were tried (the default)
+    List,
+    /// Have the running replicator try them now, also those that it has given up
+    Retry {
+        /// Only those of these paths
+        #[arg(value_name = "PATH")]
+        paths: Vec<MediaPath>,
     },
 }
 
@@ -88,6 +109,7 @@ async fn dispatch(command: Command, settings: Settings, layers: Layers) -> Resul
         Command::Log { window, path, follow, json } => {
             log_command::run(settings, log_command::Wanted { window, path, follow, json }).await
         }
+        Command::Parked { action, json } => parked::run(&settings, action, json).await,
         Command::Replay { window, transfer } => {
             replay::run(settings, window, transfer.resolve(&layers)?).await
         }

@@ -5,7 +5,10 @@ use crate::{event::StreamCreated, hash::ContentHash, path::MediaPath, time::Time
 use rusqlite::{Connection, OptionalExtension, params};
 
 impl Index {
-    fn read<T>(&self, query: impl FnOnce(&Connection) -> Result<T, IndexError>) -> Result<T, IndexError> {
+    pub(super) fn read<T>(
+        &self,
+        query: impl FnOnce(&Connection) -> Result<T, IndexError>,
+    ) -> Result<T, IndexError> {
         // A panic in a query leaves the connection as usable as before.
         let conn = self.reader.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         query(&conn).map_err(|error| error.at(&self.path))
@@ -112,6 +115,17 @@ impl Index {
         self.list("SELECT * FROM parked ORDER BY seq", parked_from)
     }
 
+    /// Up to 256 parked events that are to be tried now, oldest position first: those that an operator asked for, and those whose rest is over.
+    pub fn parked_due(&self, now: Timestamp) -> Result<Vec<Parked>, IndexError> {
+        self.read(|conn| {
+            let mut query = conn.prepare_cached(
+                "SELECT * FROM parked WHERE asked = 1 OR (permanent = 0 AND next_try <= ?1) ORDER BY seq LIMIT 256",
+            )?;
+            let found = query.query_map(params![nanos(now)], parked_from)?;
+            Ok(found.collect::<Result<_, _>>()?)
+        })
+    }
+
     /// The parked event of one path.
     pub fn parked_of(&self, path: &MediaPath) -> Result<Option<Parked>, IndexError> {
         self.read(|conn| {
@@ -121,22 +135,9 @@ impl Index {
         })
     }
 
-    /// The removals held, each with whether the operator has agreed.
-    pub fn held(&self) -> Result<Vec<(MediaPath, bool)>, IndexError> {
-        self.list("SELECT * FROM held ORDER BY path", |row| Ok((path_from(row)?, row.get("approved")?)))
-    }
-
     /// Up to 1,024 paths that the watcher is asked to look at.
     pub fn outbox(&self) -> Result<Vec<MediaPath>, IndexError> {
         self.list("SELECT path FROM outbox LIMIT 1024", path_from)
-    }
-
-    /// Whether the operator has agreed with the removal of a path.
-    pub fn is_approved(&self, path: &MediaPath) -> Result<bool, IndexError> {
-        self.read(|conn| {
-            let mut query = conn.prepare_cached("SELECT approved FROM held WHERE path = ?1")?;
-            Ok(query.query_row(params![path.as_bytes()], |row| row.get(0)).optional()?.unwrap_or(false))
-        })
     }
 
     /// How many lost conflicts the trash holds.
@@ -152,11 +153,6 @@ impl Index {
     /// How many events are parked.
     pub fn parked_count(&self) -> Result<u64, IndexError> {
         self.count("SELECT count(*) FROM parked")
-    }
-
-    /// How many removals are held without the operator's consent.
-    pub fn held_count(&self) -> Result<u64, IndexError> {
-        self.count("SELECT count(*) FROM held WHERE approved = 0")
     }
 
     /// How many paths the index knows as present, of whatever generation.
@@ -180,13 +176,13 @@ impl Index {
         self.read(|conn| page(conn, &low, high.as_deref(), after, limit))
     }
 
-    fn count(&self, query: &str) -> Result<u64, IndexError> {
+    pub(super) fn count(&self, query: &str) -> Result<u64, IndexError> {
         self.read(|conn| {
             Ok(conn.prepare_cached(query)?.query_row([], |row| row.get::<_, i64>(0))?.cast_unsigned())
         })
     }
 
-    fn list<T>(
+    pub(super) fn list<T>(
         &self,
         query: &str,
         from: impl FnMut(&rusqlite::Row<'_>) -> rusqlite::Result<T>,

@@ -9,7 +9,7 @@ pub use intake::read_rules;
 use crate::{
     node::{Next, Node, PublishError},
     publish::{Outcome, settle_offers},
-    removals::{Counter, release_held},
+    removals::release_held,
     scan::{Found, Report},
     settle::{Settle, Waiting, Why},
     wanted,
@@ -17,6 +17,7 @@ use crate::{
 };
 use common::{
     blobs::BlobStore,
+    bulk::Counter,
     error_chain,
     index::{Generation, IndexError},
     log::EventLog,
@@ -247,7 +248,7 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
         }
         self.wind_down().await;
         reporter.stopping(&self.node.index, &self.node.root).await;
-        self.summary.held = self.node.index.held_count()?;
+        self.summary.held = self.node.index.held_count()?.removals;
         Ok(self.summary)
     }
 
@@ -280,7 +281,7 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
             (None, None, _) => State::Starting,
             (None, Some(_), _) => State::Degraded,
             (Some(_), None, _) | (Some(_), _, Some(_)) => State::Syncing,
-            _ if self.node.index.held_count().unwrap_or(0) > 0 => State::Degraded,
+            _ if self.node.index.held_count().is_ok_and(|held| held.removals > 0) => State::Degraded,
             _ => State::Ready,
         }
     }

@@ -7,7 +7,14 @@ use crate::{
     removals::is_rename,
     settle::{REMOVAL, Ripe, STILL, Waiting, Why, ripe},
 };
-use common::{blobs::BlobStore, error_chain, log::EventLog, path::MediaPath, root::Look};
+use common::{
+    blobs::BlobStore,
+    error_chain,
+    index::{Answer, HeldKind},
+    log::EventLog,
+    path::MediaPath,
+    root::Look,
+};
 use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
@@ -110,7 +117,7 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
             let index = self.node.index.clone();
             self.work.spawn(async move {
                 let path = paths[0].clone();
-                let result = index.write(move |tx| tx.hold(&paths)).await;
+                let result = index.write(move |tx| tx.hold(&paths, HeldKind::Removal)).await;
                 let result = result.map(|()| Outcome::NotProven).map_err(PublishError::Index);
                 let waiting = Waiting::held(now);
                 Finished { path, waiting, result, took: Duration::ZERO, session: None }
@@ -135,7 +142,7 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
     }
 
     pub(super) fn is_approved(&self, path: &MediaPath) -> Result<bool, ServiceError> {
-        Ok(self.node.index.is_approved(path)?)
+        Ok(self.node.index.held_answer(path, HeldKind::Removal)? == Some(Answer::Approved))
     }
 
     pub(super) fn start(&mut self, path: MediaPath, waiting: Waiting, cause: Cause) {
