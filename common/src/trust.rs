@@ -102,15 +102,24 @@ pub enum TrustError {
     Index(#[from] IndexError),
 }
 
+/// Asks the log whether it is the one that an index trusts, and changes nothing. Three round trips, rarely five.
+pub async fn verdict<L: EventLog>(
+    log: &L,
+    node: &NodeState,
+) -> Result<(LogState, Option<Distrust>), BrokerError> {
+    let state = log.state().await?;
+    let version = find(log, node.at_version.as_ref()).await?;
+    let top = find(log, node.top.as_ref()).await?;
+    let verdict = judge(node, &state, &version, &top);
+    Ok((state, verdict))
+}
+
 /// Asks the log, and begins a new generation when it must. Four round trips at most, when nothing changed meanwhile.
 /// `epoch`: the connection that all of it goes over, as it was before.
 pub async fn check<L: EventLog>(log: &L, index: &Index, epoch: u64) -> Result<Session, TrustError> {
     loop {
         let node = index.node()?;
-        let state = log.state().await?;
-        let version = find(log, node.at_version.as_ref()).await?;
-        let top = find(log, node.top.as_ref()).await?;
-        let verdict = judge(&node, &state, &version, &top);
+        let (state, verdict) = verdict(log, &node).await?;
         if verdict.is_none() {
             let created = state.created.clone();
             return Ok(Session { generation: node.generation, created, log: state, began: None, epoch });

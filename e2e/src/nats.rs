@@ -179,6 +179,13 @@ impl Nats {
         self.runtime.block_on(stream.consumer_info(format!("replicator-{node}"))).ok()
     }
 
+    /// Deletes the consumer of a node's replicator.
+    pub fn delete_consumer(&self, node: &str) {
+        let stream = self.stream(LOG).expect("a log");
+        let deleted = self.runtime.block_on(stream.delete_consumer(&format!("replicator-{node}")));
+        deleted.expect("delete a consumer");
+    }
+
     /// The record that a process keeps of itself.
     pub fn record(&self, node: &str, role: Role) -> Option<serde_json::Value> {
         self.value(&format!("{node}.{}", role.name()))

@@ -1,15 +1,18 @@
 //! What the user typed, and which command it is.
 
-use crate::{commands, log_command, parked, replay};
+use crate::{commands, log_command, parked, replay, verify};
 use clap::{Args, Parser, Subcommand};
 use common::{
     exit::{Exit, Failure},
     logging,
     path::MediaPath,
-    settings::{CommonArgs, DownloadArgs, Environment, Layers, PlaceArgs, Settings},
+    settings::{
+        CommonArgs, DownloadArgs, Environment, Layers, PlaceArgs, Settings, WatchArgs, parse_duration,
+    },
     startup::runtime,
     status,
 };
+use std::time::Duration;
 
 #[derive(Parser)]
 #[command(name = "replicator", version, about = "Brings a media folder up to the mirror's log")]
@@ -60,6 +63,23 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Compare log, index, disk and blob store; 0: equal, 1: something differs
+    Verify {
+        /// Have the running processes repair what differs, wait for them, and look again
+        #[arg(long)]
+        repair: bool,
+        /// How long to wait for a repair [default: 60s]
+        #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "60s", hide_default_value = true)]
+        timeout: Duration,
+        /// Read every blob, rather than ask whether it is there: as many bytes as the mirror has
+        #[arg(long)]
+        blobs: bool,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        watch: WatchArgs,
+    },
     /// Events that cannot be applied here
     Parked {
         #[command(subcommand)]
@@ -108,6 +128,10 @@ async fn dispatch(command: Command, settings: Settings, layers: Layers) -> Resul
         Command::Status { json } => status::command(&settings, None, json).await,
         Command::Log { window, path, follow, json } => {
             log_command::run(settings, log_command::Wanted { window, path, follow, json }).await
+        }
+        Command::Verify { repair, timeout, blobs, json, watch } => {
+            let wanted = verify::Wanted { repair, timeout, blobs, json };
+            verify::run(settings, watch.resolve(&layers)?, wanted).await
         }
         Command::Parked { action, json } => parked::run(&settings, action, json).await,
         Command::Replay { window, transfer } => {

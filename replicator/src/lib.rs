@@ -21,4 +21,5 @@ mod service;
 mod sync;
 mod tracker;
 mod upkeep;
+mod verify;
 mod work;

@@ -2,7 +2,7 @@
 
 use crate::{
     node::{Node, Parts},
-    service::{Mode, Service, ServiceError, Summary, Tally, read_rules},
+    service::{Mode, Service, ServiceError, Summary, Tally},
 };
 use common::{
     blobs::NatsBlobs,
@@ -12,6 +12,7 @@ use common::{
     limits::RateLimit,
     log::JetStreamLog,
     nodes::{NodeBucket, ReportError, Reporter, Role},
+    root::IgnoreRules,
     settings::{Settings, TransferSettings, WatchSettings},
     startup::{
         Local, Stores, connect_command, connect_service, identity, index_of, is_running, stop_on_signals,
@@ -93,7 +94,7 @@ fn node(
         blobs: stores.blobs,
         name: settings.node.clone(),
         upload_limit: RateLimit::new(transfer.limit.map(|size| size.bytes())),
-        rules: read_rules(local.root.path(), &watch.ignore)?,
+        rules: IgnoreRules::read(local.root.path(), &watch.ignore)?,
         state_dir: local.state.clone(),
         gate: Gate::new(broker.connection(), Stores::keeper(&broker, settings)),
     });
@@ -105,7 +106,7 @@ pub async fn run(
     transfer: TransferSettings,
     watch: WatchSettings,
 ) -> Result<Exit, Failure> {
-    common::root::IgnoreRules::new(&watch.ignore, None)?;
+    IgnoreRules::new(&watch.ignore, None)?;
     let stop = stop_on_signals().map_err(|error| Failure::new(Exit::Failed, error))?;
     let Some(opened) = open(&settings, true, &stop).await? else { return Ok(Exit::Done) };
     let (node, local, broker, bucket) = node(&settings, &transfer, &watch, opened)?;
@@ -130,7 +131,7 @@ pub async fn scan(
     transfer: TransferSettings,
     watch: WatchSettings,
 ) -> Result<Exit, Failure> {
-    common::root::IgnoreRules::new(&watch.ignore, None)?;
+    IgnoreRules::new(&watch.ignore, None)?;
     let stop = stop_on_signals().map_err(|error| Failure::new(Exit::Failed, error))?;
     let Some(opened) = open(&settings, false, &stop).await? else { return Ok(Exit::Failed) };
     let (node, local, broker, _) = node(&settings, &transfer, &watch, opened)?;

@@ -23,3 +23,4 @@ mod safety;
 mod start;
 mod uploads;
 mod users;
+mod verify;

@@ -4,8 +4,6 @@ mod intake;
 mod scans;
 mod work;
 
-pub use intake::read_rules;
-
 use crate::{
     node::{Next, Node, PublishError},
     publish::{Outcome, settle_offers},
