@@ -1,9 +1,11 @@
 //! What the user typed, and which command it is.
 
-use crate::{commands, log_command, parked, replay, verify};
+use crate::{commands, history, history::Which, log_command, parked, replay, restore, verify};
 use clap::{Args, Parser, Subcommand};
 use common::{
+    event::Version,
     exit::{Exit, Failure},
+    hash::ContentHash,
     logging,
     path::MediaPath,
     settings::{
@@ -62,6 +64,28 @@ enum Command {
         /// One JSON object a line: the payload, with `version` and `time` added
         #[arg(long)]
         json: bool,
+    },
+    /// Name all versions of a path that the log has, and whether their content is still in the blob store
+    History {
+        /// The path, relative to the root
+        path: MediaPath,
+        /// One JSON object a line
+        #[arg(long)]
+        json: bool,
+    },
+    /// Bring content of a path back as a new version [default: what it had before the present one]
+    Restore {
+        /// The path, relative to the root
+        path: MediaPath,
+        /// The content of this version
+        #[arg(long, value_name = "N", conflicts_with = "sha256")]
+        version: Option<u64>,
+        /// This content, from the log or from the trash (a lost conflict)
+        #[arg(long, value_name = "H")]
+        sha256: Option<ContentHash>,
+        /// How long to wait until the new version is in the log [default: 60s]
+        #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "60s", hide_default_value = true)]
+        timeout: Duration,
     },
     /// Compare log, index, disk and blob store; 0: equal, 1: something differs
     Verify {
@@ -128,6 +152,15 @@ async fn dispatch(command: Command, settings: Settings, layers: Layers) -> Resul
         Command::Status { json } => status::command(&settings, None, json).await,
         Command::Log { window, path, follow, json } => {
             log_command::run(settings, log_command::Wanted { window, path, follow, json }).await
+        }
+        Command::History { path, json } => history::run(&settings, path, json).await,
+        Command::Restore { path, version, sha256, timeout } => {
+            let which = match (version, sha256) {
+                (Some(version), _) => Which::Version(Version::new(version)),
+                (None, Some(content)) => Which::Content(content),
+                (None, None) => Which::Before,
+            };
+            restore::run(&settings, path, which, timeout).await
         }
         Command::Verify { repair, timeout, blobs, json, watch } => {
             let wanted = verify::Wanted { repair, timeout, blobs, json };

@@ -18,6 +18,7 @@ mod names;
 mod parked;
 mod readme;
 mod refusals;
+mod restore;
 mod rules;
 mod safety;
 mod start;
