@@ -9,7 +9,8 @@ use common::{
     logging,
     path::MediaPath,
     settings::{
-        CommonArgs, DownloadArgs, Environment, Layers, PlaceArgs, Settings, WatchArgs, parse_duration,
+        CommonArgs, DownloadArgs, Environment, Layers, PlaceArgs, ScrubArgs, Settings, WatchArgs,
+        parse_duration,
     },
     startup::runtime,
     status,
@@ -44,6 +45,8 @@ enum Command {
         transfer: DownloadArgs,
         #[command(flatten)]
         place: PlaceArgs,
+        #[command(flatten)]
+        scrub: ScrubArgs,
     },
     /// Say how all nodes are
     Status {
@@ -146,8 +149,9 @@ pub fn run() -> Result<Exit, Failure> {
 
 async fn dispatch(command: Command, settings: Settings, layers: Layers) -> Result<Exit, Failure> {
     match command {
-        Command::Run { transfer, place } => {
-            commands::run(settings, transfer.resolve(&layers)?, place.resolve(&layers)?).await
+        Command::Run { transfer, place, scrub } => {
+            let scrub = scrub.resolve(&layers)?;
+            commands::run(settings, transfer.resolve(&layers)?, place.resolve(&layers)?, scrub).await
         }
         Command::Status { json } => status::command(&settings, None, json).await,
         Command::Log { window, path, follow, json } => {

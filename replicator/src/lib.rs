@@ -19,6 +19,7 @@ mod repair;
 mod replay;
 mod restock;
 mod restore;
+mod scrub;
 mod service;
 mod sync;
 mod tracker;

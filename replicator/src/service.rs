@@ -23,7 +23,10 @@ use common::{
 };
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 use tokio::{
@@ -116,6 +119,8 @@ pub struct Service<L: EventLog, B> {
     restock: JoinSet<Result<(), ApplyError>>,
     restocked: Instant,
     held_said: bool,
+    /// What is slow and may wait looks at it.
+    busy_now: Arc<AtomicBool>,
     full: Option<String>,
     last_trouble: Option<String>,
     last_error: Option<String>,
@@ -150,11 +155,17 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
             restock: JoinSet::new(),
             restocked: Instant::now(),
             held_said: false,
+            busy_now: Arc::default(),
             full: None,
             last_trouble: None,
             last_error: None,
             tidied: false,
         }
+    }
+
+    /// What the stages share, and whether there is work: for what goes on beside the loop.
+    pub fn beside(&self) -> (Arc<Node<L, B>>, Arc<AtomicBool>) {
+        (Arc::clone(&self.node), Arc::clone(&self.busy_now))
     }
 
     /// Runs until it is told to stop. What is in flight then is finished, or comes again at the next start.
@@ -488,6 +499,7 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
             self.end_session();
         }
         self.store_version().await?;
+        self.busy_now.store(self.pending() > 0, Ordering::Relaxed);
         if let Some(ahead) = self.consumer_ahead {
             self.follow_by_reading(ahead).await;
         }

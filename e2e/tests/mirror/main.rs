@@ -21,6 +21,7 @@ mod refusals;
 mod restore;
 mod rules;
 mod safety;
+mod scrub;
 mod start;
 mod uploads;
 mod users;
