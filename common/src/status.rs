@@ -62,6 +62,8 @@ pub struct LocalStatus {
     pub version: Version,
     /// Paths known as present, of whatever life of the log.
     pub files: u64,
+    /// The life of the log that the index trusts.
+    pub log: Option<LogLife>,
     /// Offers that stand.
     pub offers: u64,
     /// Removals held for an operator.
@@ -76,6 +78,15 @@ pub struct LocalStatus {
     pub parked: Vec<ParkedStatus>,
     /// Lost conflicts in the trash.
     pub lost_conflicts: Vec<LostStatus>,
+}
+
+/// Since when the index trusts the log, and what had been found at the one before.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct LogLife {
+    /// When the log was read from its start.
+    pub began: Timestamp,
+    /// Why.
+    pub why: String,
 }
 
 /// The background check of cold files.
@@ -143,6 +154,7 @@ impl LocalStatus {
             version: index.node()?.version,
             files: index.present_count()?,
             offers: index.offer_count()?,
+            log: index.began()?.map(|(began, why)| LogLife { began, why }),
             held: index.held_count()?.removals,
             held_replacements: index.held_count()?.replacements,
             repairs: index.repair_count()?,
@@ -225,6 +237,9 @@ impl fmt::Display for Status {
 impl fmt::Display for LocalStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "this node: version {}, {} files", self.version, self.files)?;
+        if let Some(LogLife { began, why }) = &self.log {
+            write!(f, "\nthe log was read from its start at {began}: {why}")?;
+        }
         if self.held > 0 {
             write!(f, "\n{} removals are held: `watcher approve` publishes them", self.held)?;
         }

@@ -120,17 +120,17 @@ pub async fn check<L: EventLog>(log: &L, index: &Index, epoch: u64) -> Result<Se
     loop {
         let node = index.node()?;
         let (state, verdict) = verdict(log, &node).await?;
-        if verdict.is_none() {
+        let Some(why) = &verdict else {
             let created = state.created.clone();
             return Ok(Session { generation: node.generation, created, log: state, began: None, epoch });
-        }
-        let created = state.created.clone();
+        };
+        let (created, why) = (state.created.clone(), why.to_string());
         let begun = index
             .write(move |tx| {
                 // The other process may have come to the same verdict a moment ago.
                 let same = tx.node().generation == node.generation;
                 if same {
-                    tx.begin_generation(&created)?;
+                    tx.begin_generation(&created, &why)?;
                 }
                 Ok(same.then(|| tx.node().generation))
             })

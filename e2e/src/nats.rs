@@ -179,6 +179,13 @@ impl Nats {
         self.runtime.block_on(stream.consumer_info(format!("replicator-{node}"))).ok()
     }
 
+    /// Lets the log keep only its newest events (-1: all that come).
+    pub fn trim_log(&self, keep: i64) {
+        let stream = self.stream(LOG).expect("a log");
+        let config = stream::Config { max_messages: keep, ..stream.cached_info().config.clone() };
+        self.runtime.block_on(self.jetstream.update_stream(config)).expect("change the log");
+    }
+
     /// Deletes the consumer of a node's replicator.
     pub fn delete_consumer(&self, node: &str) {
         let stream = self.stream(LOG).expect("a log");

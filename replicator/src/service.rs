@@ -271,6 +271,7 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
                 }
                 self.stored = state.version;
                 let delivered = consumer.delivered.max(consumer.acknowledged);
+                self.look_at_consumer(delivered, session.log.last, state.version);
                 self.consumer_ahead = (delivered > session.log.last).then_some(delivered);
                 let to = delivered.min(session.log.last);
                 self.tracker.read_again(state.version.next(), to);

@@ -39,13 +39,16 @@ pub async fn proven<L: EventLog, B: BlobStore>(
     }
 }
 
-/// Whether the bytes of a removed path stand at another path, published: then it was a rename, and nothing is lost.
+/// Whether the bytes of a removed path stand at another path, published: then it was a rename, and nothing is lost. What waits for its repair is not removed either.
 pub fn is_rename<L: EventLog, B: BlobStore>(
     node: &Node<L, B>,
     path: &MediaPath,
 ) -> Result<bool, PublishError> {
     let state = node.index.path_state(path)?;
     let Some(content) = state.row.as_ref().and_then(common::index::Row::content) else { return Ok(true) };
+    if node.index.awaits_repair(path)? {
+        return Ok(true);
+    }
     let generation = node.index.node()?.generation;
     let elsewhere = node.index.paths_with(content)?;
     Ok(elsewhere.iter().any(|(other, row)| {

@@ -32,6 +32,16 @@ impl Index {
         })
     }
 
+    /// When the current generation began, and why.
+    pub fn began(&self) -> Result<Option<(Timestamp, String)>, IndexError> {
+        self.read(|conn| {
+            let mut query =
+                conn.prepare_cached("SELECT began, why FROM generations ORDER BY id DESC LIMIT 1")?;
+            let from = |row: &rusqlite::Row<'_>| Ok((time(row, "began")?, row.get("why")?));
+            Ok(query.query_row([], from).optional()?)
+        })
+    }
+
     /// Up to 8 present paths with this content, of whatever generation: places to copy from.
     pub fn paths_with(&self, content: ContentHash) -> Result<Vec<(MediaPath, Row)>, IndexError> {
         self.read(|conn| {

@@ -27,7 +27,9 @@ CREATE TABLE node (
 -- Each generation is one life of the log, named by its stream's creation time.
 CREATE TABLE generations (
     id       INTEGER PRIMARY KEY,
-    created  TEXT NOT NULL
+    created  TEXT NOT NULL,
+    began    INTEGER NOT NULL,
+    why      TEXT NOT NULL  -- what was found at the life before
 ) STRICT;
 
 -- One line for each path. Those of removed paths stay (rule 1).

@@ -259,9 +259,9 @@ impl<'c> Tx<'c> {
         Ok(())
     }
 
-    /// Begins a new generation: another life of the log, or the same one that is no longer trusted, or a restored root. The log is read
+    /// Begins a new generation, `why` for people: another life of the log, or the same one that is no longer trusted, or a restored root. The log is read
     /// again from its start; offers and parked events are dropped; rows stay as facts about path, hash and stat; open intents stay to be finished.
-    pub fn begin_generation(&mut self, created: &StreamCreated) -> Result<(), IndexError> {
+    pub fn begin_generation(&mut self, created: &StreamCreated, why: &str) -> Result<(), IndexError> {
         let node = &mut self.node;
         let next = Generation(node.generation.0 + 1);
         node.no_base = if node.restored { next } else { node.no_base };
@@ -273,8 +273,8 @@ impl<'c> Tx<'c> {
         (node.fresh, node.log_read) = (true, false);
         (node.digest, node.files, node.bytes) = (Digest::default(), 0, 0);
         self.conn.execute(
-            "INSERT INTO generations (id, created) VALUES (?1, ?2)",
-            params![sql(next.0), created.to_string()],
+            "INSERT INTO generations (id, created, began, why) VALUES (?1, ?2, ?3, ?4)",
+            params![sql(next.0), created.to_string(), nanos(Timestamp::now()), why],
         )?;
         self.conn.execute_batch("DELETE FROM offers; DELETE FROM parked; DELETE FROM held;")?;
         Ok(())

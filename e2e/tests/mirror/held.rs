@@ -40,6 +40,34 @@ fn held_removals_that_are_taken_back_are_fetched_again() {
     assert_eq!((local(&mirror.nodes[0], "held"), local(&mirror.nodes[0], "repairs")), (0, 0));
 }
 
+#[test]
+fn a_file_that_waits_to_be_fetched_again_is_not_removed_elsewhere() {
+    let mut mirror = Mirror::idle(&["a", "b"]);
+    fill(&mirror.nodes[0], "");
+    mirror.nodes.iter_mut().for_each(Node::start_both);
+    let before = mirror.wait_agreed(LONG);
+    mirror.wait_ready();
+    mirror.nodes[0].stop(Role::Replicator);
+    fs::remove_dir_all(mirror.nodes[0].path("bulk")).unwrap();
+    wait_until(SOON, "the removals to be held", || local(&mirror.nodes[0], "held") == FILES as u64);
+    let said = mirror.nodes[0].run(Role::Watcher, &["approve", "--revert"]).succeeded();
+    assert!(said.stderr.contains("replicator of this node is not running"), "{said:?}");
+    assert_eq!(local(&mirror.nodes[0], "repairs"), FILES as u64);
+    // The scan of another start finds all of them missing, and what is removed after that is published.
+    mirror.nodes[0].stop(Role::Watcher);
+    mirror.nodes[0].start(Role::Watcher);
+    write(&mirror.nodes[0].path("added"), b"added");
+    mirror.nodes.pop();
+    wait_until(SOON, "an addition", || mirror.log_of("added").len() == 1);
+    fs::remove_file(mirror.nodes[0].path("added")).unwrap();
+    wait_until(SOON, "its removal", || mirror.log_of("added").len() == 2);
+    assert_eq!(mirror.log().len(), FILES + 2, "nothing else was published");
+    mirror.nodes[0].start(Role::Replicator);
+    wait_for(SOON, "the files to be back", || Tree::of(&mirror.nodes[0].root).equal(&before));
+    wait_state(&mut mirror, "a", Role::Watcher, "ready");
+    assert_eq!(mirror.log().len(), FILES + 2);
+}
+
 /// Node c has two hundred files at the paths of the mirror, all of other content, and is joined to it.
 fn joined_to_the_wrong_mirror() -> Mirror {
     let mut mirror = Mirror::idle(&["a"]);

@@ -6,6 +6,7 @@ use common::{
     blobs::BlobStore,
     broker::BrokerError,
     error_chain,
+    event::Version,
     hash::ContentHash,
     index::Repair,
     log::{EventLog, Logged},
@@ -144,5 +145,23 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
     pub(super) fn forget_asked(&mut self) {
         self.repairs.abort_all();
         self.repairs.detach_all();
+    }
+
+    /// What is odd about the consumer is said; what it means for the events is known from the log and the index (rule 9).
+    pub(super) fn look_at_consumer(&mut self, delivered: Version, last: Version, version: Version) {
+        let name = self.node.name.consumer();
+        let odd = if delivered > last {
+            format!(
+                "the consumer {name} is at {delivered}, ahead of the log, which ends at {last}: new events are read without it"
+            )
+        } else if delivered < version {
+            format!(
+                "the consumer {name} is at {delivered}, and this node at {version}: it was deleted or restored"
+            )
+        } else {
+            return;
+        };
+        tracing::warn!("{odd}");
+        self.last_error = Some(odd);
     }
 }

@@ -76,6 +76,9 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
                 continue;
             }
             let Some(row) = self.node.index.path_state(&path)?.row else { continue };
+            if self.node.index.awaits_repair(&path)? {
+                continue; // It comes back; if it cannot, a later scan finds it missing again.
+            }
             match self.node.root.look(&path) {
                 Ok(Look::Absent | Look::Folder) => batch.push((path, waiting, row.content().is_some())),
                 Ok(Look::File(stat)) => self.keep(path, Why::Found(stat.stat), waiting.since, now + STILL),
