@@ -351,7 +351,7 @@ pub async fn place<L: EventLog, B: BlobStore>(
     };
     let (failed, name) = match renamed {
         Ok((folder, made_below)) => {
-            sync_folders(node, folder, made_below).await?;
+            node.folders.sync_new(folder, made_below).await.map_err(ApplyError::Disk)?;
             (None, Name::Synced)
         }
         Err(error) => (Some(error), Name::Unsynced),
@@ -387,19 +387,6 @@ fn rename(
         (_, None) => root.take_out(&intent.temp, &folder)?,
     }
     Ok((folder.path, folder.made_below))
-}
-
-/// The folder of the new name, and those above it up to where one was made.
-async fn sync_folders<L: EventLog, B: BlobStore>(
-    node: &Node<L, B>,
-    folder: std::path::PathBuf,
-    made_below: Option<std::path::PathBuf>,
-) -> Result<(), ApplyError> {
-    let top = made_below.unwrap_or_else(|| folder.clone());
-    let all = folder.ancestors().take_while(|above| above.starts_with(&top));
-    let syncs = all.map(|above| node.folders.sync(above.into()));
-    futures_util::future::try_join_all(syncs).await.map_err(ApplyError::Disk)?;
-    Ok(())
 }
 
 async fn drop_temp<L: EventLog, B: BlobStore>(node: &Node<L, B>, intent: &Intent) -> Result<(), ApplyError> {

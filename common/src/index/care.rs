@@ -45,6 +45,17 @@ pub struct Repair {
     pub tries: u32,
 }
 
+/// A blob that is to be stored again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct WantedBlob {
+    /// Its name.
+    pub content: ContentHash,
+    /// Its length.
+    pub size: u64,
+    /// When it was asked for.
+    pub since: Timestamp,
+}
+
 /// How far the scrub is.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Scrub {
@@ -153,10 +164,14 @@ impl Index {
         self.count("SELECT count(*) FROM repairs")
     }
 
-    /// Up to 1,000 blobs that a check found missing or damaged in the store, with their lengths.
-    pub fn wanted(&self) -> Result<Vec<(ContentHash, u64)>, IndexError> {
-        self.list("SELECT sha256, size FROM wanted ORDER BY since LIMIT 1000", |row| {
-            Ok((some_hash(row, "sha256")?, unsigned(row, "size")?))
+    /// Up to 1,000 blobs that a check found missing or damaged in the store, those asked for first.
+    pub fn wanted(&self) -> Result<Vec<WantedBlob>, IndexError> {
+        self.list("SELECT * FROM wanted ORDER BY since LIMIT 1000", |row| {
+            Ok(WantedBlob {
+                content: some_hash(row, "sha256")?,
+                size: unsigned(row, "size")?,
+                since: time(row, "since")?,
+            })
         })
     }
 

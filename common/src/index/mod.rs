@@ -15,7 +15,7 @@ mod tx;
 mod types;
 mod writer;
 
-pub use care::{Answer, HeldCount, HeldKind, Repair, Scrub};
+pub use care::{Answer, HeldCount, HeldKind, Repair, Scrub, WantedBlob};
 pub use digest::Digest;
 pub use read::PathCursor;
 pub use tx::{Commit, Tx};

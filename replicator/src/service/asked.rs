@@ -108,7 +108,7 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
     /// Blobs that a check found missing or damaged are asked for beside those that an event of this node needs, until they are whole.
     fn look_for_wanted(&mut self) -> Result<(), ServiceError> {
         let asked = self.node.index.wanted()?;
-        let hashes: BTreeSet<ContentHash> = asked.iter().map(|(content, _)| *content).collect();
+        let hashes: BTreeSet<ContentHash> = asked.iter().map(|blob| blob.content).collect();
         if hashes != self.asked {
             self.asked = hashes;
             self.wanted_changed = true;
