@@ -21,7 +21,7 @@ pub fn nanos(time: Timestamp) -> i64 {
     i64::try_from(time.nanos()).unwrap_or(if time.nanos() < 0 { i64::MIN } else { i64::MAX })
 }
 
-fn unsigned(row: &Sql, column: &str) -> Read<u64> {
+pub fn unsigned(row: &Sql, column: &str) -> Read<u64> {
     Ok(row.get::<_, i64>(column)?.cast_unsigned())
 }
 
@@ -33,7 +33,7 @@ fn bad<E: std::error::Error + Send + Sync + 'static>(error: E) -> rusqlite::Erro
     rusqlite::Error::FromSqlConversionFailure(0, Type::Blob, Box::new(error))
 }
 
-fn hash(row: &Sql, column: &str) -> Read<Option<ContentHash>> {
+pub fn hash(row: &Sql, column: &str) -> Read<Option<ContentHash>> {
     Ok(row.get::<_, Option<[u8; 32]>>(column)?.map(ContentHash::from_raw))
 }
 
@@ -41,7 +41,7 @@ fn some_hash(row: &Sql, column: &str) -> Read<ContentHash> {
     Ok(ContentHash::from_raw(row.get(column)?))
 }
 
-fn time(row: &Sql, column: &str) -> Read<Timestamp> {
+pub fn time(row: &Sql, column: &str) -> Read<Timestamp> {
     Ok(Timestamp::from_nanos(i128::from(row.get::<_, i64>(column)?)))
 }
 

@@ -5,7 +5,10 @@ use crate::{event::StreamCreated, hash::ContentHash, path::MediaPath, time::Time
 use rusqlite::{Connection, OptionalExtension, params};
 
 impl Index {
-    fn read<T>(&self, query: impl FnOnce(&Connection) -> Result<T, IndexError>) -> Result<T, IndexError> {
+    pub(super) fn read<T>(
+        &self,
+        query: impl FnOnce(&Connection) -> Result<T, IndexError>,
+    ) -> Result<T, IndexError> {
         // A panic in a query leaves the connection as usable as before.
         let conn = self.reader.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         query(&conn).map_err(|error| error.at(&self.path))
@@ -84,6 +87,28 @@ impl Index {
             )?;
             let found = query.query_map(params![nanos(unchecked), nanos(kept)], trash_from)?;
             Ok(found.collect::<Result<_, _>>()?)
+        })
+    }
+
+    /// Up to 512 files of the trash that may be dropped for space, oldest first: moved there before `settled`, and no lost conflicts.
+    pub fn trash_for_space(&self, settled: Timestamp) -> Result<Vec<Trashed>, IndexError> {
+        self.read(|conn| {
+            let mut query = conn.prepare_cached(
+                "SELECT * FROM trash WHERE lost = 0 AND moved <= ?1 ORDER BY moved LIMIT 512",
+            )?;
+            let found = query.query_map(params![nanos(settled)], trash_from)?;
+            Ok(found.collect::<Result<_, _>>()?)
+        })
+    }
+
+    /// How many bytes and files [`trash_for_space`](Self::trash_for_space) could give in all.
+    pub fn trash_to_spare(&self, settled: Timestamp) -> Result<(u64, u64), IndexError> {
+        self.read(|conn| {
+            let mut query = conn.prepare_cached(
+                "SELECT coalesce(sum(size), 0), count(*) FROM trash WHERE lost = 0 AND moved <= ?1",
+            )?;
+            let unsigned = |row: &rusqlite::Row<'_>, at| row.get::<_, i64>(at).map(i64::cast_unsigned);
+            Ok(query.query_row(params![nanos(settled)], |row| Ok((unsigned(row, 0)?, unsigned(row, 1)?)))?)
         })
     }
 
@@ -186,7 +211,7 @@ impl Index {
         })
     }
 
-    fn list<T>(
+    pub(super) fn list<T>(
         &self,
         query: &str,
         from: impl FnMut(&rusqlite::Row<'_>) -> rusqlite::Result<T>,

@@ -11,7 +11,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 /// A write transaction. The `node` row is held in memory until the end of the group.
 pub struct Tx<'c> {
-    conn: &'c Connection,
+    pub(super) conn: &'c Connection,
     node: NodeState,
     stored: NodeState,
 }
