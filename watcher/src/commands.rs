@@ -58,7 +58,7 @@ async fn open(
     service: bool,
     stop: &CancellationToken,
 ) -> Result<Option<Opened>, Failure> {
-    let local = Local::open(settings, Role::Watcher).await?;
+    let local = Local::open(settings, Role::Watcher, service.then_some(stop)).await?;
     let broker = match service {
         true => connect_service(settings, Role::Watcher, stop).await?,
         false => Some(connect_command(settings, "watcher-scan").await?),

@@ -1,7 +1,7 @@
 //! The root's marker, `.mirror/id`: a random name by which an unmounted or swapped root is recognised, and a number that is kept in the index
 //! too and raised in both, by which a root restored from a backup is.
 
-use super::Root;
+use super::{Root, is_full};
 use crate::index::{Index, IndexError};
 use rustix::{
     fs::{self, FlockOperation, Mode, OFlags, RenameFlags},
@@ -53,6 +53,15 @@ impl MarkerError {
     /// A safety limit rather than a failure: the process must halt.
     pub fn halts(&self) -> bool {
         matches!(self, Self::Missing(_) | Self::Swapped { .. })
+    }
+
+    /// A disk is full, the root's or the one under the index: waiting for space is the cure.
+    pub fn is_full(&self) -> bool {
+        match self {
+            Self::Io(_, error) => is_full(error),
+            Self::Index(error) => error.is_full(),
+            Self::Missing(_) | Self::Swapped { .. } | Self::Held(_) => false,
+        }
     }
 }
 

@@ -84,6 +84,11 @@ pub enum Look {
     Unreachable(&'static str),
 }
 
+/// Whether a disk had no room, of bytes, files, or a quota.
+pub fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 /// How full a file system is, for this user.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Disk {

@@ -1,6 +1,7 @@
 //! The watcher's loop: it picks what happens next, and hands each path to [`publish`](crate::publish).
 
 mod intake;
+mod pause;
 mod scans;
 mod work;
 
@@ -25,6 +26,7 @@ use common::{
     root::Look,
     trust::Session,
 };
+use pause::Pause;
 use std::{
     collections::{HashMap, VecDeque},
     path::PathBuf,
@@ -157,6 +159,7 @@ pub struct Service<L, B> {
     racy: VecDeque<(Instant, MediaPath)>,
     summary: Summary,
     last_trouble: Option<String>,
+    pause: Pause,
 }
 
 impl<L: EventLog, B: BlobStore> Service<L, B> {
@@ -197,6 +200,7 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
             racy: VecDeque::new(),
             summary: Summary::default(),
             last_trouble: None,
+            pause: Pause::default(),
         })
     }
 
@@ -235,7 +239,10 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
                 }
                 _ = wanted.tick(), if self.session.is_some() => self.look_for_wanted(&reporter),
                 _ = tick.tick() => {
-                    self.look_after().await?;
+                    match self.look_after().await {
+                        Err(ServiceError::Index(error)) => self.pause.unless_full(Err(error))?,
+                        looked => looked?,
+                    }
                     reporter.write(&self.node.index, &self.node.root, self.progress()).await?;
                     if self.is_done() {
                         break;
@@ -252,7 +259,7 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
     }
 
     fn can_work(&self) -> bool {
-        self.session.is_some() && self.work.len() < self.transfers
+        self.session.is_some() && self.work.len() < self.pause.room(self.transfers, Instant::now())
     }
 
     /// A scan has ended, and so has everything it found.
@@ -269,7 +276,7 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
         Progress {
             state: self.state(),
             pending: (self.settle.len() + self.cleared.len() + self.in_flight.len()) as u64,
-            last_error: self.last_trouble.clone(),
+            last_error: self.pause.reason().map(str::to_owned).or_else(|| self.last_trouble.clone()),
             ..Progress::starting()
         }
     }
@@ -279,6 +286,7 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
         match (&self.session, self.last_full, self.full_scan) {
             (None, None, _) => State::Starting,
             (None, Some(_), _) => State::Degraded,
+            _ if self.pause.reason().is_some() => State::Degraded,
             (Some(_), None, _) | (Some(_), _, Some(_)) => State::Syncing,
             _ if self.node.index.held_count().unwrap_or(0) > 0 => State::Degraded,
             _ => State::Ready,
@@ -327,7 +335,10 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
             }
             Err(error) if error.next() == Next::Halt => Err(ServiceError::Halted(error)),
             Err(error) => {
-                self.trouble(&error);
+                match error.next() {
+                    Next::Pause => self.pause.begin(error_chain(&error), Instant::now()),
+                    _ => self.trouble(&error),
+                }
                 self.next_session = Instant::now() + SESSION_RETRY;
                 Ok(())
             }
@@ -381,6 +392,9 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
         }
         if self.session.is_some() && self.settle.is_empty() {
             self.last_trouble = None;
+            if self.cleared.is_empty() && self.in_flight.is_empty() {
+                self.pause.end();
+            }
         }
         Ok(())
     }
