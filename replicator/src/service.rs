@@ -402,7 +402,9 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
             Ok(Tried::NoRoom { reason, need }) => {
                 self.room.add(&item.logged.subject, reason);
                 if current {
-                    let node = Arc::clone(&self.node);
+                    let (node, version) = (Arc::clone(&self.node), item.logged.version);
+                    let item = self.newest_first(item);
+                    let need = need.filter(|_| item.logged.version == version);
                     self.rest(item, async move { node.space.wait(need).await }, true);
                     return Ok(());
                 }
@@ -441,6 +443,21 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
         self.room.remove(&item.logged.subject);
         self.free(&item.logged.subject);
         Ok(())
+    }
+
+    /// What there is no room for may be replaced or removed by now: the newest event of its path goes first, and the others find themselves superseded.
+    fn newest_first(&mut self, item: Item<DeliveryOf<L>>) -> Item<DeliveryOf<L>> {
+        let Some(busy) = self.busy.get_mut(&item.logged.subject) else { return item };
+        match busy.waiting.pop_back() {
+            Some(newest) if newest.logged.version > item.logged.version => {
+                busy.waiting.push_front(item);
+                newest
+            }
+            older => {
+                busy.waiting.extend(older);
+                item
+            }
+        }
     }
 
     /// Lets an event rest until its next try. `full`: time in which there was no room does not count as failing (rule 11).

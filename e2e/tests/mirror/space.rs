@@ -57,12 +57,15 @@ fn a_file_that_does_not_fit_waits_and_those_that_fit_pass_it() {
     mirror.wait_ready();
     write(&mirror.nodes[0].path("big"), &content("big", 13 * MIB));
     write(&mirror.nodes[0].path("other"), &content("other", 14 * MIB));
+    write(&mirror.nodes[0].path("replaced"), &content("large at first", 15 * MIB));
     let said = waits_for_room(&mut mirror, 1, Role::Replicator);
     assert!(said.contains("needs 1") && said.contains(" free above the floor of 2.00 MiB on /"), "{said}");
     for i in 0..10 {
         write(&mirror.nodes[0].path(i.to_string()), &content(&i.to_string(), MIB / 10));
     }
     wait_until(SOON, "those that fit", || (0..10).all(|i| mirror.nodes[1].path(i.to_string()).exists()));
+    write(&mirror.nodes[0].path("replaced"), b"small now");
+    mirror.wait_everywhere("replaced", b"small now");
     waits_for_room(&mut mirror, 1, Role::Replicator);
     assert_eq!(warnings(&mirror.nodes[1], Role::Replicator), 1, "one warning, not one for each file");
     assert!(disk.free() >= 2 * MIB as u64, "the floor is kept");
