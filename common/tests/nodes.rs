@@ -145,6 +145,32 @@ async fn a_lost_acknowledgement_and_a_bucket_made_anew_do_not_end_a_claim() {
 }
 
 #[tokio::test]
+async fn a_broker_that_was_rolled_back_to_an_earlier_run_does_not_end_a_claim() {
+    let server = Server::start(&server::binaries().pop().unwrap());
+    let bucket = bucket(&server).await;
+    Claim::take(bucket.clone(), &record("n", Role::Watcher, "one")).await.unwrap();
+    server.stop();
+    let copy = server.copy_store();
+    server.start_again();
+    let later = NodeRecord { boot: "a later run".into(), ..record("n", Role::Watcher, "one") };
+    let bucket = self::bucket(&server).await;
+    let mut claim = Claim::take(bucket, &later).await.unwrap();
+    server.stop();
+    server.put_back(&copy);
+    server.start_again();
+    let mut written = claim.write(&later).await;
+    // While the client is on its way back to the broker a request may go astray; the next heartbeat is another.
+    while matches!(&written, Err(ClaimError::Broker(error)) if error.is_away()) {
+        written = claim.write(&later).await;
+    }
+    written.expect("nobody else has the name");
+    // A copy of this machine that runs at this moment is another matter.
+    let twin = NodeRecord { boot: "a twin".into(), ..later.clone() };
+    Claim::take(self::bucket(&server).await, &twin).await.unwrap();
+    assert!(matches!(claim.write(&later).await, Err(ClaimError::Lost { .. })));
+}
+
+#[tokio::test]
 async fn a_service_asks_for_its_name_until_the_broker_answers_or_it_is_told_to_stop() {
     let server = Server::start(&server::binaries().pop().unwrap());
     let bucket = bucket(&server).await;

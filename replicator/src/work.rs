@@ -152,15 +152,18 @@ async fn park<L: EventLog, B: BlobStore, D>(
     let kept = node
         .index
         .write(move |tx| {
-            let current = tx.node().generation == generation;
-            if current {
-                // It is parked since it was parked first.
-                let before = tx.parked(&parked.subject)?.filter(|before| before.version == parked.version);
-                let since = before.map_or(parked.since, |before| before.since);
-                tx.park(&Parked { since, ..parked })?;
+            if tx.node().generation != generation {
+                return Ok(None);
             }
-            Ok(current)
+            // It is parked since it was parked first.
+            let before = tx.parked(&parked.subject)?.filter(|before| before.version == parked.version);
+            let since = before.map_or(parked.since, |before| before.since);
+            tx.park(&Parked { since, ..parked }).map(Some)
         })
         .await?;
-    Ok(if kept { Tried::Parked { reason, permanent } } else { Tried::SessionOver })
+    Ok(match kept {
+        Some(true) => Tried::Parked { reason, permanent },
+        Some(false) => Tried::Done(Outcome::Superseded),
+        None => Tried::SessionOver,
+    })
 }

@@ -151,6 +151,9 @@ async fn a_newer_row_drops_the_parked_event_it_covers() {
     assert_eq!(index.parked_count().unwrap(), 1);
     apply(&index, commit("a", 4, Kind::Added, 0)).await;
     assert_eq!(index.parked_count().unwrap(), 0);
+    // One that is read again after that is old news.
+    assert!(!index.write(move |tx| tx.park(&parked(3))).await.unwrap());
+    assert_eq!(index.parked_count().unwrap(), 0);
 }
 
 #[tokio::test]

@@ -206,9 +206,17 @@ impl<'c> Tx<'c> {
         Ok(true)
     }
 
-    /// Sets an event aside (rule 11). A path has one at most, the newest.
-    pub fn park(&mut self, parked: &Parked) -> Result<(), IndexError> {
-        write_parked(self.conn, parked)
+    /// Sets an event aside (rule 11). A path has one at most, the newest. False: the path's row is newer (rule 1), nothing was set aside.
+    pub fn park(&mut self, parked: &Parked) -> Result<bool, IndexError> {
+        let row = match &parked.path {
+            Some(path) => read_row(self.conn, path)?,
+            None => None,
+        };
+        if row.is_some_and(|row| row.generation == self.node.generation && row.version > parked.version) {
+            return Ok(false);
+        }
+        write_parked(self.conn, parked)?;
+        Ok(true)
     }
 
     /// Takes a parked event away, when it is still this one.

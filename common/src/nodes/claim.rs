@@ -5,6 +5,7 @@ use crate::{
     broker::BrokerError,
     exit::{Exit, Fault},
     names::NodeName,
+    time::Timestamp,
 };
 use std::{fs, io, path::Path};
 
@@ -68,12 +69,14 @@ impl Fault for ClaimError {
 pub struct Claim {
     bucket: NodeBucket,
     revision: u64,
+    /// When it was taken, by the broker's clock: an older record of anybody is what a broker knows that was rolled back.
+    since: Timestamp,
 }
 
 impl Claim {
     /// Takes the name that `record` is of: at once when nobody has it or this same instance had it, from another instance when that was not seen for 15 s.
     pub async fn take(bucket: NodeBucket, record: &NodeRecord) -> Result<Self, ClaimError> {
-        let mut claim = Self { bucket, revision: 0 };
+        let mut claim = Self { bucket, revision: 0, since: Timestamp::from_nanos(0) };
         if let Some(held) = claim.bucket.get(&record.node, record.role).await? {
             let age = claim.bucket.now().await?.seconds_since(held.written).max(0.0);
             let lives = age < DOWN.as_secs_f64() && held.record.state != NodeRunState::Stopping;
@@ -89,10 +92,15 @@ impl Claim {
             claim.revision = held.revision;
         }
         claim.put(record, false).await?;
+        let written = claim.bucket.get(&record.node, record.role).await?;
+        if let Some(own) = written.filter(|own| own.revision == claim.revision) {
+            claim.since = own.written;
+        }
         Ok(claim)
     }
 
-    /// Writes the record. When another wrote it meanwhile: one of this very run (an acknowledgement was lost) is written over, any other ends the claim.
+    /// Writes the record. When another wrote it meanwhile: one of this very run (an acknowledgement was lost) is written over, and so is one from before the
+    /// claim (the broker was rolled back); any other ends the claim.
     pub async fn write(&mut self, record: &NodeRecord) -> Result<(), ClaimError> {
         self.put(record, true).await
     }
@@ -106,9 +114,11 @@ impl Claim {
             }
             match self.bucket.get(&record.node, record.role).await? {
                 // Another run of this very instance is a copy of this machine, or of its state directory.
-                Some(SeenRecord { record: theirs, .. })
-                    if taken && (&theirs.instance, &theirs.boot) != (&record.instance, &record.boot)
-                        || theirs.instance != record.instance =>
+                Some(SeenRecord { record: theirs, written, .. })
+                    if taken
+                        && written > self.since
+                        && (&theirs.instance, &theirs.boot) != (&record.instance, &record.boot)
+                        || !taken && theirs.instance != record.instance =>
                 {
                     return Err(ClaimError::Lost {
                         node: record.node.clone(),

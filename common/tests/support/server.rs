@@ -41,6 +41,20 @@ impl Server {
         *self.child.lock().expect("no panic holds it") = spawn(&self.binary, self.folder.path());
     }
 
+    /// A copy of its data; it must be stopped.
+    pub fn copy_store(&self) -> tempfile::TempDir {
+        let copy = tempfile::tempdir().expect("a folder");
+        copy_all(&self.folder.path().join("store"), copy.path());
+        copy
+    }
+
+    /// Puts a copy of its data back; it must be stopped.
+    pub fn put_back(&self, copy: &tempfile::TempDir) {
+        let store = self.folder.path().join("store");
+        fs::remove_dir_all(&store).expect("remove the data");
+        copy_all(copy.path(), &store);
+    }
+
     /// A new connection.
     pub async fn client(&self) -> async_nats::Client {
         let deadline = Instant::now() + Duration::from_secs(10);
@@ -82,6 +96,18 @@ fn configure(folder: &Path, version: (u32, u32), listen: &str) {
     let store = folder.join("store");
     let config = format!("listen: {listen:?}\njetstream {{ store_dir: {store:?}\n{sync} }}\n");
     fs::write(folder.join("nats.conf"), config).expect("a configuration");
+}
+
+fn copy_all(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("a folder");
+    for entry in fs::read_dir(from).expect("the data").flatten() {
+        let (source, target) = (entry.path(), to.join(entry.file_name()));
+        if source.is_dir() {
+            copy_all(&source, &target);
+        } else {
+            fs::copy(source, target).expect("a copy");
+        }
+    }
 }
 
 fn spawn(binary: &str, folder: &Path) -> Child {
