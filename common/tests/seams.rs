@@ -2,6 +2,7 @@
 //!
 //! `MEDIAMIRROR_NATS_SERVERS` names the nats-server binaries, separated by colons; without it the one on the PATH is used.
 
+#[allow(dead_code)]
 #[path = "support/server.rs"]
 mod server;
 
