@@ -158,12 +158,17 @@ async fn a_broker_that_was_rolled_back_to_an_earlier_run_does_not_end_a_claim() 
     server.stop();
     server.put_back(&copy);
     server.start_again();
-    let mut written = claim.write(&later).await;
     // While the client is on its way back to the broker a request may go astray; the next heartbeat is another.
-    while matches!(&written, Err(ClaimError::Broker(error)) if error.is_away()) {
-        written = claim.write(&later).await;
-    }
-    written.expect("nobody else has the name");
+    let heartbeats = async {
+        loop {
+            match claim.write(&later).await {
+                Err(ClaimError::Broker(error)) if error.is_away() => {}
+                written => return written,
+            }
+        }
+    };
+    let written = tokio::time::timeout(Duration::from_secs(30), heartbeats).await;
+    written.expect("a broker that is back").expect("nobody else has the name");
     // A copy of this machine that runs at this moment is another matter.
     let twin = NodeRecord { boot: "a twin".into(), ..later.clone() };
     Claim::take(self::bucket(&server).await, &twin).await.unwrap();
