@@ -155,7 +155,11 @@ impl Stores {
     ) -> Result<Option<Self>, BrokerError> {
         let mut warned = false;
         loop {
-            let error = match Self::try_open(broker, settings).await {
+            let opened = tokio::select! {
+                opened = Self::try_open(broker, settings) => opened,
+                () = stop.cancelled() => return Ok(None),
+            };
+            let error = match opened {
                 Ok(stores) => return Ok(Some(stores)),
                 Err(error) if !error.is_away() => return Err(error),
                 Err(error) => error,

@@ -4,7 +4,7 @@ use crate::{
     broker::BrokerError,
     event::Version,
     exit::{Exit, Failure},
-    index::{Index, IndexError},
+    index::{Coverage, Index, IndexError},
     log::{EventLog, JetStreamLog},
     nodes::{DOWN, NodeBucket, NodeRecord, NodeRunState, Role, SeenRecord},
     settings::Settings,
@@ -14,31 +14,43 @@ use crate::{
 use serde::Serialize;
 use std::fmt;
 
-/// The `status` command of both programs; `only`: the processes of one role. It gives up on the broker after 5 s.
+/// The `status` command of both programs; `only`: the processes of one role. It gives up on the broker after 5 s, and says then what this machine knows by itself.
 pub async fn command(settings: &Settings, only: Option<Role>, json: bool) -> Result<Exit, Failure> {
     let local = match settings.state_dir.as_ref().map(|state| state.join("index.db")) {
         Some(path) if path.exists() => Some(LocalStatus::read(&Index::open(&path)?)?),
         _ => None,
     };
     let caller = format!("{}-status", only.unwrap_or(Role::Replicator));
-    let broker = connect_command(settings, &caller).await?;
+    let status = match ask(settings, &caller, only).await {
+        Ok((head, records, now)) => Status::new(head, records, now, local),
+        Err(failure) => {
+            if local.is_some() {
+                Status { head: None, nodes: Vec::new(), local }.print(json);
+            }
+            return Err(failure);
+        }
+    };
+    status.print(json);
+    Ok(status.exit())
+}
+
+async fn ask(
+    settings: &Settings,
+    caller: &str,
+    only: Option<Role>,
+) -> Result<(Version, Vec<SeenRecord>, Timestamp), Failure> {
+    let broker = connect_command(settings, caller).await?;
     let asked = async {
         let log = JetStreamLog::attach(broker.client().clone(), &settings.mirror).await?;
         let nodes = NodeBucket::attach(broker.client().clone(), &settings.mirror).await?;
         let (head, now) = (log.state().await?.last, nodes.now().await?);
         let mut records = nodes.all().await?;
         records.retain(|seen| only.is_none_or(|role| seen.record.role == role));
-        Ok::<_, BrokerError>(Status::new(head, records, now, local))
+        Ok::<_, BrokerError>((head, records, now))
     }
     .await;
     broker.shutdown().await;
-    let status = asked?;
-    if json {
-        println!("{}", serde_json::to_string(&status).expect("a status has a JSON form"));
-    } else {
-        println!("{status}");
-    }
-    Ok(status.exit())
+    Ok(asked?)
 }
 
 /// One record with its age.
@@ -64,12 +76,25 @@ pub struct LocalStatus {
     pub files: u64,
     /// Offers that stand.
     pub offers: u64,
+    /// Paths that the watcher has still to look at: what happened while the broker was away.
+    pub outbox: u64,
     /// Removals held for an operator.
     pub held: u64,
+    /// Folders that the watcher has seen, and how many of them inotify watches; `null` before its first scan.
+    pub coverage: Option<CoverageStatus>,
     /// Events that cannot be applied here.
     pub parked: Vec<ParkedStatus>,
     /// Lost conflicts in the trash.
     pub lost_conflicts: Vec<LostStatus>,
+}
+
+/// How much of the tree is watched; the rest is polled.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct CoverageStatus {
+    /// Folders seen.
+    pub folders: u64,
+    /// Of them watched.
+    pub watched: u64,
 }
 
 /// A parked event.
@@ -114,7 +139,11 @@ impl LocalStatus {
             version: index.node()?.version,
             files: index.present_count()?,
             offers: index.offer_count()?,
+            outbox: index.outbox_count()?,
             held: index.held_count()?,
+            coverage: index
+                .coverage()?
+                .map(|Coverage { folders, watched }| CoverageStatus { folders, watched }),
             parked: index.parked()?.into_iter().map(parked).collect(),
             lost_conflicts: index.trash()?.into_iter().filter(|entry| entry.lost).map(lost).collect(),
         })
@@ -124,8 +153,8 @@ impl LocalStatus {
 /// The state of a mirror.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct Status {
-    /// The newest event of the log.
-    pub head: Version,
+    /// The newest event of the log; `None`: the broker is away.
+    pub head: Option<Version>,
     /// All processes that have a record, what is wrong first.
     pub nodes: Vec<NodeStatus>,
     /// This machine's node, when it was asked for.
@@ -143,7 +172,14 @@ impl Status {
         };
         let mut nodes: Vec<NodeStatus> = records.into_iter().map(judge).collect();
         nodes.sort_by_key(|node| node.is_well());
-        Self { head, nodes, local }
+        Self { head: Some(head), nodes, local }
+    }
+
+    fn print(&self, json: bool) {
+        match json {
+            true => println!("{}", serde_json::to_string(self).expect("a status has a JSON form")),
+            false => println!("{self}"),
+        }
     }
 
     /// 0: all is well; 1: a node is not.
@@ -164,6 +200,10 @@ impl NodeStatus {
 
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(head) = self.head else {
+            write!(f, "the broker is away: what follows is what this machine knows by itself")?;
+            return self.local.iter().try_for_each(|local| write!(f, "\n{local}"));
+        };
         writeln!(
             f,
             "{:<20} {:<10} {:<9} {:>9} {:>7} {:>7} {:>6} {:>5}",
@@ -185,7 +225,7 @@ impl fmt::Display for Status {
                 writeln!(f, "    {error}")?;
             }
         }
-        write!(f, "head of the log: {}", self.head)?;
+        write!(f, "head of the log: {head}")?;
         self.local.iter().try_for_each(|local| write!(f, "\n{local}"))
     }
 }
@@ -193,6 +233,21 @@ impl fmt::Display for Status {
 impl fmt::Display for LocalStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "this node: version {}, {} files", self.version, self.files)?;
+        if self.offers > 0 {
+            write!(f, "\n{} offers stand: what they name is being published", self.offers)?;
+        }
+        if self.outbox > 0 {
+            write!(
+                f,
+                "\n{} paths in the outbox: the watcher looks at them when the broker is there",
+                self.outbox
+            )?;
+        }
+        if let Some(CoverageStatus { folders, watched }) = &self.coverage
+            && watched < folders
+        {
+            write!(f, "\n{watched} of {folders} folders are watched, the others are polled")?;
+        }
         if self.held > 0 {
             write!(f, "\n{} removals are held: `watcher approve` publishes them", self.held)?;
         }

@@ -179,6 +179,20 @@ impl Nats {
         self.runtime.block_on(stream.consumer_info(format!("replicator-{node}"))).ok()
     }
 
+    /// Takes the next event that is to be delivered to a node, and acknowledges it in the node's name. Returns its position.
+    pub fn acknowledge_next(&self, node: &str) -> u64 {
+        let stream = self.stream(LOG).expect("a log");
+        self.runtime.block_on(async {
+            let consumer = stream.get_consumer::<pull::Config>(&format!("replicator-{node}")).await;
+            let consumer = consumer.expect("the node's consumer");
+            let mut batch =
+                consumer.fetch().max_messages(1).expires(REQUEST).messages().await.expect("events");
+            let message = batch.next().await.expect("an event").expect("an event");
+            message.double_ack().await.expect("acknowledge");
+            message.info().expect("a message of a stream").stream_sequence
+        })
+    }
+
     /// The record that a process keeps of itself.
     pub fn record(&self, node: &str, role: Role) -> Option<serde_json::Value> {
         self.value(&format!("{node}.{}", role.name()))

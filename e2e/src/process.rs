@@ -43,6 +43,16 @@ impl Process {
         String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
     }
 
+    /// The lines of its log at this level: `WARN`, say.
+    pub fn lines_at(&self, level: &str) -> Vec<String> {
+        self.log().lines().filter(|line| line.contains(level)).map(str::to_owned).collect()
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).expect("signal a child");
+    }
+
     /// Whether it has not ended.
     pub fn is_running(&mut self) -> bool {
         self.child.try_wait().expect("wait for a child").is_none()
@@ -56,8 +66,7 @@ impl Process {
 
     /// Asks it to end, as a service manager does, and waits.
     pub fn stop(mut self) -> ExitStatus {
-        let pid = Pid::from_child(&self.child);
-        kill_process(pid, Signal::TERM).expect("signal a child");
+        self.signal(Signal::TERM);
         self.wait(STOP_LIMIT)
     }
 

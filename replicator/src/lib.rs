@@ -6,6 +6,7 @@
 #![allow(missing_docs)] // A program's own modules; each file says what it promises.
 
 mod apply;
+mod check;
 pub mod cli;
 mod commands;
 mod fetch;

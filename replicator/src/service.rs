@@ -2,6 +2,7 @@
 
 use crate::{
     apply::Outcome,
+    check::{Check, read_page},
     node::{ApplyError, Next, Node},
     tracker::Tracker,
     upkeep,
@@ -107,6 +108,9 @@ pub struct Service<L: EventLog, B> {
     /// The consumer is ahead of its log: what is new is read by Direct Get.
     consumer_ahead: Option<Version>,
     outstanding: HashMap<Version, Arc<DeliveryOf<L>>>,
+    check: Option<Check>,
+    /// The broker was away, or the process was, since the log was read through.
+    unchecked: bool,
     upkeep: JoinSet<Result<(), IndexError>>,
     wanted: BTreeSet<ContentHash>,
     wanted_changed: bool,
@@ -136,6 +140,8 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
             read_again: None,
             consumer_ahead: None,
             outstanding: HashMap::new(),
+            check: None,
+            unchecked: true,
             upkeep: JoinSet::new(),
             wanted: BTreeSet::new(),
             wanted_changed: false,
@@ -170,7 +176,14 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
                 Some(item) = self.pauses.join_next(), if !self.pauses.is_empty() => self.fresh.push_back(panics(item)),
                 Some(read) = self.reads.join_next(), if !self.reads.is_empty() => self.take_read(panics(read)),
                 Some(done) = self.upkeep.join_next(), if !self.upkeep.is_empty() => panics(done)?,
-                Ok(()) = connection.changed() => self.end_session(),
+                page = read_page(&mut self.check) => {
+                    let missing = self.check.as_mut().map(|check| check.take(page)).unwrap_or_default();
+                    self.take_again(missing);
+                }
+                Ok(()) = connection.changed() => {
+                    self.unchecked = true;
+                    self.end_session();
+                }
                 () = sleep_until(self.next_session), if self.session.is_none() && connection.borrow().connected => {
                     follower = self.begin_session().await?;
                 }
@@ -186,6 +199,7 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
                 follower = None;
             }
             self.read_on();
+            self.check_on();
             self.start();
         }
         self.wind_down().await;
@@ -203,6 +217,7 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
         self.fresh.clear();
         self.again.clear();
         self.read_again = None;
+        self.unchecked |= self.check.take().is_some();
         self.outstanding.clear();
         self.reads.abort_all();
         self.reads.detach_all();
@@ -251,6 +266,11 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
                 self.tracker.read_again(state.version.next(), to);
                 self.read_again = (state.version < to).then_some((state.version.next(), to));
                 tracing::info!(version = %state.version, head = %session.log.last, "the log is trusted; following");
+                // A generation that has not read its log yet is about to.
+                let unread = state.fresh && !state.log_read;
+                if std::mem::take(&mut self.unchecked) && !unread {
+                    self.check = Some(Check::new(session.generation, session.log.last));
+                }
                 self.session = Some(session);
                 self.wanted_changed = true;
                 Ok(Some(Followed::start(follower)))
@@ -297,10 +317,7 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
         }
         match read.result {
             Ok((events, next)) => {
-                for logged in events {
-                    self.tracker.begin(logged.version);
-                    self.again.push_back(Item::new(logged, None));
-                }
+                self.take_again(events);
                 self.tracker.read_up_to(next);
                 self.read_again = self.read_again.filter(|(_, to)| next <= *to).map(|(_, to)| (next, to));
             }
@@ -309,6 +326,23 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
                 self.end_session();
                 self.next_session = Instant::now() + SESSION_RETRY;
             }
+        }
+    }
+
+    fn take_again(&mut self, events: Vec<Logged>) {
+        for logged in events {
+            self.tracker.begin(logged.version);
+            self.again.push_back(Item::new(logged, None));
+        }
+    }
+
+    /// Goes on with the check while nothing waits.
+    fn check_on(&mut self) {
+        self.check.take_if(|check| check.is_over());
+        let waiting = !self.fresh.is_empty() || !self.again.is_empty() || self.read_again.is_some();
+        let (version, idle) = (self.tracker.version().0, self.pending() == 0);
+        if let Some(check) = self.check.as_mut().filter(|_| !waiting) {
+            check.go_on(&self.node.log, &self.node.index, version, idle);
         }
     }
 

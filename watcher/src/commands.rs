@@ -1,8 +1,8 @@
 //! The commands, each from settings to an exit code.
 
 use crate::{
-    node::{Node, Parts},
-    service::{Mode, Service, ServiceError, Summary, Tally, read_rules},
+    node::{Node, Parts, Rules},
+    service::{Ground, Mode, Online, Service, ServiceError, Summary, Tally, read_rules},
 };
 use common::{
     blobs::NatsBlobs,
@@ -11,7 +11,7 @@ use common::{
     index::Index,
     limits::RateLimit,
     log::JetStreamLog,
-    nodes::{NodeBucket, ReportError, Reporter, Role},
+    nodes::{ReportError, Reporter, Role},
     settings::{Settings, TransferSettings, WatchSettings},
     startup::{Local, Stores, connect_command, connect_service, identity, stop_on_signals},
     trust::Gate,
@@ -20,7 +20,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use std::{
     fmt::Write,
     io::IsTerminal,
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, OnceLock, atomic::Ordering},
     time::Duration,
 };
 use tokio_util::sync::CancellationToken;
@@ -30,7 +30,7 @@ impl Fault for ServiceError {
         match self {
             Self::Halted(_) => Exit::Halted,
             Self::Report(ReportError::Claim(error)) => error.exit(),
-            Self::Report(ReportError::Index(_)) | Self::Index(_) | Self::Watch(_) => Exit::Failed,
+            Self::Report(ReportError::Index(_)) | Self::Index(_) => Exit::Failed,
         }
     }
 
@@ -38,64 +38,39 @@ impl Fault for ServiceError {
         match self {
             Self::Halted(crate::node::PublishError::Marker(error)) => error.hint(),
             Self::Report(ReportError::Claim(error)) => error.hint(),
-            Self::Watch(_) => {
-                Some("fs.inotify.max_user_instances may be reached: raise it with sysctl".into())
-            }
             Self::Halted(_) | Self::Report(ReportError::Index(_)) | Self::Index(_) => None,
         }
     }
 }
 
-/// Everything a pass needs, opened in the order in which failures must show.
-struct Opened {
-    local: Local,
-    broker: Broker,
-    stores: Stores,
-}
-
-async fn open(
-    settings: &Settings,
-    service: bool,
-    stop: &CancellationToken,
-) -> Result<Option<Opened>, Failure> {
-    let local = Local::open(settings, Role::Watcher).await?;
-    let broker = match service {
-        true => connect_service(settings, Role::Watcher, stop).await?,
-        false => Some(connect_command(settings, "watcher-scan").await?),
-    };
-    let Some(broker) = broker else { return Ok(None) };
-    match Stores::open(&broker, settings, stop).await {
-        Ok(Some(stores)) => Ok(Some(Opened { local, broker, stores })),
-        Ok(None) => {
-            broker.shutdown().await;
-            Ok(None)
-        }
-        Err(error) => {
-            broker.shutdown().await;
-            Err(error.into())
-        }
-    }
+fn ground(local: &Local, watch: &WatchSettings) -> Result<Ground, Failure> {
+    Ok(Ground {
+        root: Arc::clone(&local.root),
+        index: local.index.clone(),
+        rules: Rules::new(read_rules(local.root.path(), &watch.ignore)?),
+        patterns: watch.ignore.clone(),
+    })
 }
 
 fn node(
     settings: &Settings,
     transfer: &TransferSettings,
-    watch: &WatchSettings,
-    opened: Opened,
-) -> Result<(Node<JetStreamLog, NatsBlobs>, Local, Broker, NodeBucket), Failure> {
-    let Opened { local, broker, stores } = opened;
-    let node = Node::new(Parts {
+    local: &Local,
+    rules: Rules,
+    broker: &Broker,
+    (log, blobs): (JetStreamLog, NatsBlobs),
+) -> Node<JetStreamLog, NatsBlobs> {
+    Node::new(Parts {
         root: Arc::clone(&local.root),
         index: local.index.clone(),
-        log: stores.log,
-        blobs: stores.blobs,
+        log,
+        blobs,
         name: settings.node.clone(),
         upload_limit: RateLimit::new(transfer.limit.map(|size| size.bytes())),
-        rules: read_rules(local.root.path(), &watch.ignore)?,
+        rules,
         state_dir: local.state.clone(),
-        gate: Gate::new(broker.connection(), Stores::keeper(&broker, settings)),
-    });
-    Ok((node, local, broker, stores.nodes))
+        gate: Gate::new(broker.connection(), Stores::keeper(broker, settings)),
+    })
 }
 
 pub async fn run(
@@ -105,22 +80,30 @@ pub async fn run(
 ) -> Result<Exit, Failure> {
     common::root::IgnoreRules::new(&watch.ignore, None)?;
     let stop = stop_on_signals().map_err(|error| Failure::new(Exit::Failed, error))?;
-    let Some(opened) = open(&settings, true, &stop).await? else { return Ok(Exit::Done) };
-    let (node, local, broker, bucket) = node(&settings, &transfer, &watch, opened)?;
-    let done = async {
-        let identity = identity(&settings, &local.state, Role::Watcher, &broker)?;
+    let local = Local::open(&settings, Role::Watcher).await?;
+    let ground = ground(&local, &watch)?;
+    let rules = ground.rules.clone();
+    // Kept apart, so that it is left in order also when it was reached and not yet of use.
+    let reached = OnceLock::new();
+    let connect = async {
+        let Some(broker) = connect_service(&settings, Role::Watcher, &stop).await? else { return Ok(None) };
+        let broker = reached.get_or_init(|| broker);
+        let Some(stores) = Stores::open(broker, &settings, &stop).await? else { return Ok(None) };
+        let identity = identity(&settings, &local.state, Role::Watcher, broker)?;
         let mut reporter = Reporter::new(broker.connection(), identity);
-        let claim = reporter.claim(bucket, &local.index, &local.root, &stop);
+        let claim = reporter.claim(stores.nodes, &local.index, &local.root, &stop);
         if !claim.await.map_err(ServiceError::from)? {
-            return Ok(Exit::Done);
+            return Ok(None);
         }
-        tracing::info!(root = %local.root.path().display(), mirror = %settings.mirror, node = %settings.node, "watching");
-        Service::new(node, Mode::Run, transfer.transfers, watch.ignore)?.run(reporter, stop).await?;
-        Ok(Exit::Done)
+        let node = node(&settings, &transfer, &local, rules, broker, (stores.log, stores.blobs));
+        Ok(Some(Online { node, reporter }))
+    };
+    tracing::info!(root = %local.root.path().display(), mirror = %settings.mirror, node = %settings.node, "watching");
+    let ended = Service::new(ground, Mode::Run, transfer.transfers).run(connect, stop.clone()).await;
+    if let Some(broker) = reached.get() {
+        broker.shutdown().await;
     }
-    .await;
-    broker.shutdown().await;
-    done
+    ended.map(|_| Exit::Done)
 }
 
 pub async fn scan(
@@ -130,17 +113,23 @@ pub async fn scan(
 ) -> Result<Exit, Failure> {
     common::root::IgnoreRules::new(&watch.ignore, None)?;
     let stop = stop_on_signals().map_err(|error| Failure::new(Exit::Failed, error))?;
-    let Some(opened) = open(&settings, false, &stop).await? else { return Ok(Exit::Failed) };
-    let (node, local, broker, _) = node(&settings, &transfer, &watch, opened)?;
+    let local = Local::open(&settings, Role::Watcher).await?;
+    let ground = ground(&local, &watch)?;
+    let broker = connect_command(&settings, "watcher-scan").await?;
     let (found, done) = (Arc::new(Tally::default()), Arc::new(Tally::default()));
     let bar = Bar::show(Arc::clone(&found), Arc::clone(&done));
     let ended = async {
+        let Some(stores) = Stores::open(&broker, &settings, &stop).await? else {
+            return Ok((Summary::default(), false));
+        };
         let identity = identity(&settings, &local.state, Role::Watcher, &broker)?;
         let reporter = Reporter::new(broker.connection(), identity);
+        let rules = ground.rules.clone();
+        let node = node(&settings, &transfer, &local, rules, &broker, (stores.log, stores.blobs));
         let lost = give_up_on(&broker, &stop);
-        let summary = Service::new(node, Mode::Scan { found, done }, transfer.transfers, watch.ignore)?
-            .run(reporter, stop.clone())
-            .await?;
+        let connected = std::future::ready(Ok(Some(Online { node, reporter })));
+        let service = Service::new(ground, Mode::Scan { found, done }, transfer.transfers);
+        let summary = service.run(connected, stop.clone()).await?;
         let away = lost.is_finished();
         lost.abort();
         Ok::<_, Failure>((summary, away))

@@ -7,6 +7,7 @@
 
 pub mod cli;
 mod commands;
+mod coverage;
 mod look;
 mod node;
 mod publish;

@@ -31,6 +31,24 @@ const LARGE_FILES: usize = 2;
 /// A blob is uploaded again on request at most this often.
 const UPLOAD_AGAIN: Duration = Duration::from_secs(60);
 
+/// The ignore rules in force, shared by all who ask. Cheap to clone.
+#[derive(Clone)]
+pub struct Rules(Arc<RwLock<Arc<IgnoreRules>>>);
+
+impl Rules {
+    pub fn new(rules: IgnoreRules) -> Self {
+        Self(Arc::new(RwLock::new(Arc::new(rules))))
+    }
+
+    pub fn get(&self) -> Arc<IgnoreRules> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub fn set(&self, rules: IgnoreRules) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(rules);
+    }
+}
+
 /// What the stages share.
 pub struct Node<L, B> {
     pub root: Arc<Root>,
@@ -42,7 +60,7 @@ pub struct Node<L, B> {
     /// One permit for each KiB of small files in memory.
     pub memory: Arc<Semaphore>,
     pub large: Arc<Semaphore>,
-    rules: RwLock<Arc<IgnoreRules>>,
+    rules: Rules,
     state_dir: PathBuf,
     gate: Gate,
     marker: MarkerClock,
@@ -57,7 +75,7 @@ pub struct Parts<L, B> {
     pub blobs: B,
     pub name: NodeName,
     pub upload_limit: RateLimit,
-    pub rules: IgnoreRules,
+    pub rules: Rules,
     pub state_dir: PathBuf,
     pub gate: Gate,
 }
@@ -157,7 +175,7 @@ impl<L: EventLog, B: BlobStore> Node<L, B> {
             upload_limit: parts.upload_limit,
             memory: Arc::new(Semaphore::new(SMALL_KIB)),
             large: Arc::new(Semaphore::new(LARGE_FILES)),
-            rules: RwLock::new(Arc::new(parts.rules)),
+            rules: parts.rules,
             state_dir: parts.state_dir,
             gate: parts.gate,
             marker: MarkerClock::default(),
@@ -167,11 +185,7 @@ impl<L: EventLog, B: BlobStore> Node<L, B> {
 
     /// The ignore rules in force.
     pub fn rules(&self) -> Arc<IgnoreRules> {
-        Arc::clone(&self.rules.read().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    pub fn set_rules(&self, rules: IgnoreRules) {
-        *self.rules.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(rules);
+        self.rules.get()
     }
 
     /// Looks at the log (rule 9). `None`: there is no connection.

@@ -3,11 +3,11 @@
 use crate::node::{Node, PublishError};
 use common::{
     blobs::BlobStore,
-    index::IndexError,
+    index::{Index, IndexError},
     log::EventLog,
     path::MediaPath,
     resolve::blocking,
-    root::{Look, MarkerError, marker_stands},
+    root::{Look, MarkerError, Root, marker_stands},
 };
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 use tokio::time::Instant;
@@ -45,27 +45,21 @@ pub async fn proven<L: EventLog, B: BlobStore>(
 }
 
 /// Whether the bytes of a removed path stand at another path, published: then it was a rename, and nothing is lost.
-pub fn is_rename<L: EventLog, B: BlobStore>(
-    node: &Node<L, B>,
-    path: &MediaPath,
-) -> Result<bool, PublishError> {
-    let state = node.index.path_state(path)?;
+pub fn is_rename(root: &Root, index: &Index, path: &MediaPath) -> Result<bool, IndexError> {
+    let state = index.path_state(path)?;
     let Some(content) = state.row.as_ref().and_then(common::index::Row::content) else { return Ok(true) };
-    let generation = node.index.node()?.generation;
-    let elsewhere = node.index.paths_with(content)?;
+    let generation = index.node()?.generation;
+    let elsewhere = index.paths_with(content)?;
     Ok(elsewhere.iter().any(|(other, row)| {
         other != path
             && row.generation == generation
-            && matches!(node.root.look(other), Ok(Look::File(now)) if Some(now.stat) == row.stat)
+            && matches!(root.look(other), Ok(Look::File(now)) if Some(now.stat) == row.stat)
     }))
 }
 
 /// Releases held removals of paths where a file stands again, or whose removal has come from elsewhere. Looks at [`LOOKS`] of them; `turn` remembers where to go on.
-pub async fn release_held<L: EventLog, B: BlobStore>(
-    node: &Node<L, B>,
-    turn: &mut usize,
-) -> Result<(), IndexError> {
-    let held = node.index.held()?;
+pub async fn release_held(root: &Root, index: &Index, turn: &mut usize) -> Result<(), IndexError> {
+    let held = index.held()?;
     if held.is_empty() {
         return Ok(());
     }
@@ -73,13 +67,13 @@ pub async fn release_held<L: EventLog, B: BlobStore>(
     *turn = from + LOOKS;
     let mut release = Vec::new();
     for (path, _) in held.into_iter().skip(from).take(LOOKS) {
-        let present = node.index.path_state(&path)?.row.is_some_and(|row| row.content().is_some());
-        if !present || matches!(node.root.look(&path), Ok(Look::File(_))) {
+        let present = index.path_state(&path)?.row.is_some_and(|row| row.content().is_some());
+        if !present || matches!(root.look(&path), Ok(Look::File(_))) {
             release.push(path);
         }
     }
     if !release.is_empty() {
-        node.index.write(move |tx| release.iter().try_for_each(|path| tx.release_held(path))).await?;
+        index.write(move |tx| release.iter().try_for_each(|path| tx.release_held(path))).await?;
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! One pass over the tree, compared with the index in one merge: both are in the byte order of paths. An unchanged file costs one stat; neither
 //! list is ever in memory.
 
-use crate::{publish::needs_look, watches::Watches};
+use crate::{coverage::Unwatched, publish::needs_look, watches::Watches};
 use common::{
     index::{Generation, Index, IndexError, Row, RowState},
     path::MediaPath,
@@ -27,6 +27,8 @@ pub enum Found {
 /// What a scan came to.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
+    /// Folders met.
+    pub folders: u64,
     /// Files met.
     pub files: u64,
     /// Their bytes.
@@ -37,8 +39,8 @@ pub struct Report {
     pub skipped: BTreeMap<&'static str, (u64, PathBuf)>,
     /// Folders and files that could not be read.
     pub failed: u64,
-    /// Folders that could not be watched, because the system's limit is reached.
-    pub unwatched: Vec<PathBuf>,
+    /// Folders that are not watched.
+    pub unwatched: Unwatched,
 }
 
 /// What is scanned, and how.
@@ -47,18 +49,20 @@ pub struct Scan<'a> {
     pub index: &'a Index,
     pub rules: &'a IgnoreRules,
     pub generation: Generation,
-    /// A watch is put on each folder before it is read.
+    /// A watch is put on each folder before it is read. `None`: there is no inotify.
     pub watches: Option<&'a Watches>,
     /// Only this folder; empty: the whole root.
     pub folder: &'a Path,
+    /// It is done again every few seconds: what cannot be read has been said before.
+    pub poll: bool,
 }
 
 impl Scan<'_> {
-    /// Walks; blocks. `tell` returns false to end it early.
+    /// Walks; blocks. It ends early when `tell` returns false, and soon after `wanted` does.
     pub fn run(
         &self,
         mut tell: impl FnMut(Found) -> bool,
-        mut met: impl FnMut(u64),
+        wanted: impl Fn() -> bool,
     ) -> Result<Report, IndexError> {
         let mut report = Report::default();
         let mut rows = Merge::open(self)?;
@@ -67,12 +71,11 @@ impl Scan<'_> {
             let step = match entry {
                 Entry::Folder(folder) => {
                     self.watch(folder, &mut report);
-                    Ok(true)
+                    Ok(wanted())
                 }
                 Entry::File(path, stat) => {
                     report.files += 1;
                     report.bytes += stat.stat.size;
-                    met(stat.stat.size);
                     rows.reach(&path, &mut |missing| told(&mut report, &mut tell, Found::Missing(missing)))
                         .map(|row| {
                             !needs_look(row.as_ref(), self.generation, stat.stat)
@@ -85,8 +88,11 @@ impl Scan<'_> {
                 }
                 Entry::Failed(path, error) => {
                     if error.kind() != io::ErrorKind::NotFound {
-                        tracing::warn!(path = %path.display(), %error, "cannot be read; what is below is not known");
+                        if !self.poll {
+                            tracing::warn!(path = %path.display(), %error, "cannot be read; what is below is not known");
+                        }
                         report.failed += 1;
+                        report.unwatched.add(path, &error);
                     }
                     Ok(true)
                 }
@@ -110,15 +116,12 @@ impl Scan<'_> {
     }
 
     fn watch(&self, folder: &Path, report: &mut Report) {
+        report.folders += 1;
         let Some(watches) = self.watches else { return };
         match watches.add(self.root, folder) {
             Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::StorageFull => report.unwatched.push(folder.into()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {} // Gone since; its own event tells.
-            Err(error) => {
-                tracing::warn!(path = %folder.display(), %error, "cannot be watched");
-                report.unwatched.push(folder.into());
-            }
+            Err(error) => report.unwatched.add(folder, &error),
         }
     }
 }

@@ -91,6 +91,11 @@ impl Settle {
         self.waiting.is_empty()
     }
 
+    /// Whether a path waits.
+    pub fn contains(&self, path: &MediaPath) -> bool {
+        self.waiting.contains_key(path)
+    }
+
     /// Keeps a path until `due`. A path is kept once: what ends a change takes the place of what only hints at one, and the first notice of it stays.
     /// False: there is no room; remember that a scan is needed.
     pub fn add(

@@ -210,7 +210,11 @@ impl Broker {
                 return Err(error);
             }
         };
-        match broker.greeted(&servers).await {
+        let greeted = tokio::select! {
+            greeted = broker.greeted(&servers) => greeted,
+            () = cancel.cancelled() => Err(ConnectError::Cancelled),
+        };
+        match greeted {
             Ok(()) => Ok(broker),
             Err(error) => {
                 broker.shutdown().await;

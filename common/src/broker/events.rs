@@ -20,13 +20,22 @@ pub struct Connection {
     pub epoch: u64,
 }
 
+/// What was said about a broker that is away.
+#[derive(Default)]
+struct Complaint {
+    /// One warning is enough until it is back.
+    warned: bool,
+    /// What the attempts to reach it end with, said when it changes.
+    reason: String,
+}
+
 /// Turns the client's events into log lines and [`Connection`]s.
 pub(super) struct Listener {
     changes: watch::Sender<Connection>,
     servers: String,
     /// What was warned about already: denied subjects for good, other complaints until the next connection.
     denied: Mutex<HashSet<String>>,
-    complaint: Mutex<String>,
+    complaint: Mutex<Complaint>,
     /// We end: that the connection ends too is no news.
     leaving: CancellationToken,
 }
@@ -47,13 +56,15 @@ impl Listener {
         let mut complaint = self.complaint.lock().unwrap_or_else(PoisonError::into_inner);
         match event {
             Event::Connected => {
-                complaint.clear();
+                *complaint = Complaint::default();
                 self.changes.send_modify(|now| *now = Connection { connected: true, epoch: now.epoch + 1 });
                 tracing::info!(servers = self.servers, "connected to the broker");
             }
             Event::Disconnected => {
                 self.changes.send_modify(|now| now.connected = false);
-                tracing::warn!(servers = self.servers, "lost the broker; reconnecting");
+                if !std::mem::replace(&mut complaint.warned, true) {
+                    tracing::warn!(servers = self.servers, "lost the broker; reconnecting");
+                }
             }
             Event::Closed => self.changes.send_modify(|now| now.connected = false),
             Event::ServerError(ServerError::Other(text)) => match denied(&text) {
@@ -70,16 +81,15 @@ impl Listener {
                 tracing::warn!(subscription, "messages came faster than they were read, and were dropped");
             }
             // One for each attempt; the first of a kind is enough.
-            Event::ClientError(ClientError::Other(text)) => {
-                if *complaint != text {
-                    tracing::warn!(
-                        servers = self.servers,
-                        error = text,
-                        "the broker cannot be reached; still trying"
-                    );
-                    *complaint = text;
+            Event::ClientError(ClientError::Other(text)) if complaint.reason != text => {
+                let (servers, error) = (&self.servers, &text);
+                match std::mem::replace(&mut complaint.warned, true) {
+                    false => tracing::warn!(servers, error, "the broker cannot be reached; still trying"),
+                    true => tracing::info!(servers, error, "the broker cannot be reached; still trying"),
                 }
+                complaint.reason = text;
             }
+            Event::ClientError(ClientError::Other(_)) => {}
             Event::ClientError(error) => tracing::warn!(%error, "the client reports an error"),
             Event::LameDuckMode => tracing::info!("the broker is about to end"),
             Event::Draining => {}

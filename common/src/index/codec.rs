@@ -49,6 +49,14 @@ pub fn path_from(row: &Sql) -> Read<MediaPath> {
     MediaPath::new(row.get_ref("path")?.as_bytes()?).map_err(bad)
 }
 
+pub fn asked_from(row: &Sql) -> Read<Asked> {
+    Ok(Asked { path: path_from(row)?, since: time(row, "since")?, finished: row.get("finished")? })
+}
+
+pub fn coverage_from(row: &Sql) -> Read<Coverage> {
+    Ok(Coverage { folders: unsigned(row, "folders")?, watched: unsigned(row, "watched")? })
+}
+
 fn kind(row: &Sql) -> Read<Kind> {
     Ok(if row.get("removal")? { Kind::Removed } else { Kind::Added })
 }

@@ -18,7 +18,8 @@ pub use digest::Digest;
 pub use read::PathCursor;
 pub use tx::{Commit, Tx};
 pub use types::{
-    Generation, Intent, Landmark, NodeState, Offer, Parked, PathState, Row, RowState, Stat, Trashed,
+    Asked, Coverage, Generation, Intent, Landmark, NodeState, Offer, Parked, PathState, Row, RowState, Stat,
+    Trashed,
 };
 
 use rusqlite::Connection;

@@ -121,14 +121,39 @@ impl Index {
         })
     }
 
+    /// The parked event on one subject.
+    pub fn parked_on(&self, subject: &str) -> Result<Option<Parked>, IndexError> {
+        self.read(|conn| {
+            let mut query = conn.prepare_cached("SELECT * FROM parked WHERE subject = ?1")?;
+            Ok(query.query_row(params![subject], parked_from).optional()?)
+        })
+    }
+
     /// The removals held, each with whether the operator has agreed.
     pub fn held(&self) -> Result<Vec<(MediaPath, bool)>, IndexError> {
         self.list("SELECT * FROM held ORDER BY path", |row| Ok((path_from(row)?, row.get("approved")?)))
     }
 
-    /// Up to 1,024 paths that the watcher is asked to look at.
-    pub fn outbox(&self) -> Result<Vec<MediaPath>, IndexError> {
-        self.list("SELECT path FROM outbox LIMIT 1024", path_from)
+    /// The paths that the watcher is to look at, in path order, after `after`, at most `limit`.
+    pub fn outbox(&self, after: Option<&MediaPath>, limit: usize) -> Result<Vec<Asked>, IndexError> {
+        let after = after.map_or(&b""[..], MediaPath::as_bytes);
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        self.read(|conn| {
+            let mut query =
+                conn.prepare_cached("SELECT * FROM outbox WHERE path > ?1 ORDER BY path LIMIT ?2")?;
+            let found = query.query_map(params![after, limit], asked_from)?;
+            Ok(found.collect::<Result<_, _>>()?)
+        })
+    }
+
+    /// How many those are. Reads all of them.
+    pub fn outbox_count(&self) -> Result<u64, IndexError> {
+        self.count("SELECT count(*) FROM outbox")
+    }
+
+    /// How much of the tree the watcher watches; `None` before its first scan.
+    pub fn coverage(&self) -> Result<Option<Coverage>, IndexError> {
+        Ok(self.list("SELECT * FROM coverage", coverage_from)?.pop())
     }
 
     /// Whether the operator has agreed with the removal of a path.

@@ -129,8 +129,16 @@ CREATE TABLE held (
     approved INTEGER NOT NULL DEFAULT 0
 ) STRICT, WITHOUT ROWID;
 
--- Paths that the watcher is asked to look at: left alone by a removal, or noticed while the broker was away.
+-- Paths that the watcher is to look at: left alone by a removal, or ripe while the broker was away.
 CREATE TABLE outbox (
-    path   BLOB PRIMARY KEY,
-    since  INTEGER NOT NULL
+    path      BLOB PRIMARY KEY,
+    since     INTEGER NOT NULL,  -- when it was noted last; it goes up each time, so that an older look does not take out a newer note
+    finished  INTEGER NOT NULL   -- 1: a writer closed it, and may have left the stat as it was
 ) STRICT, WITHOUT ROWID;
+
+-- One row once the watcher has scanned: how much of the tree inotify watches.
+CREATE TABLE coverage (
+    id       INTEGER PRIMARY KEY CHECK (id = 0),
+    folders  INTEGER NOT NULL,
+    watched  INTEGER NOT NULL
+) STRICT;

@@ -197,3 +197,40 @@ async fn two_handles_write_side_by_side_and_the_digest_stays_right() {
     (0..200u64).for_each(|n| expected.add(&path(&format!("f{n}")), ContentHash::of(&(n + 1).to_le_bytes())));
     assert_eq!(one.node().unwrap().digest, expected);
 }
+
+#[tokio::test]
+async fn a_note_of_the_outbox_outlives_a_look_that_began_before_it() {
+    let (_dir, index) = open();
+    let at = |nanos| Timestamp::from_nanos(nanos);
+    let note = |name: &str, since, finished| Asked { path: path(name), since: at(since), finished };
+    let first = vec![note("a", 10, false), note("b", 10, true)];
+    index.write(move |tx| tx.note(&first)).await.unwrap();
+    // Noted again and no more said: as it was. A close says more.
+    let again = vec![note("b", 20, false), note("c", 20, false)];
+    index.write(move |tx| tx.note(&again)).await.unwrap();
+    let known = index.outbox(None, 10).unwrap();
+    assert_eq!(known, [note("a", 10, false), note("b", 10, true), note("c", 20, false)]);
+    let closed = vec![note("a", 5, true)];
+    index.write(move |tx| tx.note(&closed)).await.unwrap();
+    assert_eq!(index.outbox(None, 1).unwrap(), [note("a", 11, true)]);
+
+    index.write(|tx| tx.ask_watcher(&path("c"))).await.unwrap();
+    let looked_at = known.into_iter().map(|asked| (asked.path, asked.since)).collect::<Vec<_>>();
+    index.write(move |tx| tx.leave_outbox(&looked_at)).await.unwrap();
+    let left: Vec<_> = index.outbox(None, 10).unwrap().into_iter().map(|asked| asked.path).collect();
+    assert_eq!((left, index.outbox_count().unwrap()), (vec![path("a"), path("c")], 2));
+    assert_eq!(index.outbox(Some(&path("a")), 10).unwrap()[0].path, path("c"));
+    // Rules 9 and 10: another life of the log does not make what happened here unseen.
+    index.write(|tx| tx.begin_generation(&life(1))).await.unwrap();
+    assert_eq!(index.outbox_count().unwrap(), 2);
+}
+
+#[tokio::test]
+async fn coverage_is_what_was_said_last() {
+    let (_dir, index) = open();
+    assert_eq!(index.coverage().unwrap(), None);
+    for watched in [3, 4] {
+        index.write(move |tx| tx.set_coverage(Coverage { folders: 4, watched })).await.unwrap();
+    }
+    assert_eq!(index.coverage().unwrap(), Some(Coverage { folders: 4, watched: 4 }));
+}

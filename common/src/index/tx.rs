@@ -260,20 +260,44 @@ impl<'c> Tx<'c> {
         Ok(())
     }
 
-    /// Asks the watcher to look at a path.
+    /// Asks the watcher to look at a path, once more when it has been asked already.
     pub fn ask_watcher(&mut self, path: &MediaPath) -> Result<(), IndexError> {
         self.conn
-            .prepare_cached("INSERT OR IGNORE INTO outbox (path, since) VALUES (?1, ?2)")?
+            .prepare_cached(
+                "INSERT INTO outbox (path, since, finished) VALUES (?1, ?2, 0)
+                 ON CONFLICT (path) DO UPDATE SET since = max(excluded.since, since + 1)",
+            )?
             .execute(params![path.as_bytes(), nanos(Timestamp::now())])?;
         Ok(())
     }
 
-    /// The watcher has taken these paths into its care.
-    pub fn take_outbox(&mut self, paths: &[MediaPath]) -> Result<(), IndexError> {
-        let mut delete = self.conn.prepare_cached("DELETE FROM outbox WHERE path = ?1")?;
-        for path in paths {
-            delete.execute(params![path.as_bytes()])?;
+    /// Notes what ripened while the broker was away. What is noted already and says no less stays as it is, at no cost.
+    pub fn note(&mut self, noted: &[Asked]) -> Result<(), IndexError> {
+        let mut insert = self.conn.prepare_cached(
+            "INSERT INTO outbox (path, since, finished) VALUES (?1, ?2, ?3)
+             ON CONFLICT (path) DO UPDATE SET since = max(excluded.since, since + 1), finished = 1
+             WHERE excluded.finished > finished",
+        )?;
+        for Asked { path, since, finished } in noted {
+            insert.execute(params![path.as_bytes(), nanos(*since), finished])?;
         }
+        Ok(())
+    }
+
+    /// The work on these paths has come to an end. One that was noted again meanwhile stays.
+    pub fn leave_outbox(&mut self, ended: &[(MediaPath, Timestamp)]) -> Result<(), IndexError> {
+        let mut delete = self.conn.prepare_cached("DELETE FROM outbox WHERE path = ?1 AND since = ?2")?;
+        for (path, since) in ended {
+            delete.execute(params![path.as_bytes(), nanos(*since)])?;
+        }
+        Ok(())
+    }
+
+    /// Records how much of the tree is watched.
+    pub fn set_coverage(&mut self, coverage: Coverage) -> Result<(), IndexError> {
+        self.conn
+            .prepare_cached("INSERT OR REPLACE INTO coverage (id, folders, watched) VALUES (0, ?1, ?2)")?
+            .execute(params![sql(coverage.folders), sql(coverage.watched)])?;
         Ok(())
     }
 

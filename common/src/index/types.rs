@@ -161,6 +161,26 @@ pub struct Parked {
     pub next_try: Timestamp,
 }
 
+/// A path that the watcher is to look at.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Asked {
+    /// The path.
+    pub path: MediaPath,
+    /// When it was noted last; what tells one note from the next.
+    pub since: Timestamp,
+    /// A writer closed it, and may have left its stat as it was.
+    pub finished: bool,
+}
+
+/// How much of the tree inotify watches. The other folders are polled.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Coverage {
+    /// Folders seen.
+    pub folders: u64,
+    /// Of them watched.
+    pub watched: u64,
+}
+
 /// A file in `.mirror/trash`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Trashed {

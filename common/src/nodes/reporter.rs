@@ -106,7 +106,11 @@ impl Reporter {
         let mut warned = false;
         while !stop.is_cancelled() {
             let record = self.record(index, root, Progress::starting())?;
-            let error = match Claim::take(bucket.clone(), &record).await {
+            let taken = tokio::select! {
+                taken = Claim::take(bucket.clone(), &record) => taken,
+                () = stop.cancelled() => return Ok(false),
+            };
+            let error = match taken {
                 Ok(claim) => {
                     self.claim = Some(claim);
                     return Ok(true);

@@ -60,6 +60,18 @@ pub enum Outcome {
     Skipped(&'static str),
 }
 
+impl Outcome {
+    /// Nothing is left to do about the path, as far as is known.
+    pub fn is_end(self) -> bool {
+        match self {
+            Self::Unchanged | Self::Published { .. } | Self::Lost | Self::NotProven | Self::Skipped(_) => {
+                true
+            }
+            Self::Unstable(_) | Self::Placing => false,
+        }
+    }
+}
+
 /// What is published.
 struct Change {
     kind: Kind,

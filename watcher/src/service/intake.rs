@@ -13,12 +13,16 @@ use common::{
     root::{IgnoreError, IgnoreRules, MIRRORIGNORE},
     time::Timestamp,
 };
-use std::{os::unix::ffi::OsStrExt, path::Path, time::Duration};
+use std::{io, os::unix::ffi::OsStrExt, path::Path, time::Duration};
 use tokio::time::Instant;
 
 impl<L: EventLog, B: BlobStore> Service<L, B> {
-    pub(super) fn notice(&mut self, noticed: Vec<Noticed>) -> Result<(), ServiceError> {
+    pub(super) fn notice(&mut self, noticed: io::Result<Vec<Noticed>>) -> Result<(), ServiceError> {
         let now = Instant::now();
+        let noticed = noticed.unwrap_or_else(|error| {
+            self.poll_everything(&error);
+            Vec::new()
+        });
         for noticed in noticed {
             match noticed {
                 Noticed::Finished(path) => {
@@ -35,7 +39,7 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
                     self.keep_path(&path, Why::Gone, now, now + REMOVAL);
                 }
                 Noticed::FolderNew(path) => {
-                    if !self.node.rules().covers(&path, true) {
+                    if !self.rules.get().covers(&path, true) {
                         self.folders.push_back((path, now));
                     }
                 }
@@ -53,7 +57,8 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
         if let Some(watches) = &self.watches {
             watches.remove(folder);
         }
-        let mut rows = self.node.index.rows_in_order()?.below(folder.as_os_str().as_bytes());
+        self.coverage.gone(folder);
+        let mut rows = self.index.rows_in_order()?.below(folder.as_os_str().as_bytes());
         while let Some((path, row)) = rows.next_row()? {
             if row.content().is_some() {
                 self.keep(path, Why::Gone, now, now + REMOVAL);
@@ -97,10 +102,10 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
     }
 
     pub(super) fn reload_rules(&mut self) {
-        match read_rules(self.node.root.path(), &self.patterns) {
+        match read_rules(self.root.path(), &self.patterns) {
             Ok(rules) => {
                 tracing::info!("the ignore rules were read again");
-                self.node.set_rules(rules);
+                self.rules.set(rules);
                 self.rescan = true;
             }
             Err(error) => tracing::error!(%error, "the ignore rules stay as they were"),

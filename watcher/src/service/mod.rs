@@ -1,30 +1,40 @@
 //! The watcher's loop: it picks what happens next, and hands each path to [`publish`](crate::publish).
+//!
+//! It begins before the broker is there. Without a session it watches, scans and settles all the same; what ripens goes to the outbox.
 
 mod intake;
+mod outbox;
 mod scans;
+mod sessions;
+mod upkeep;
 mod work;
 
 pub use intake::read_rules;
 
 use crate::{
-    node::{Next, Node, PublishError},
-    publish::{Outcome, settle_offers},
-    removals::{Counter, release_held},
-    scan::{Found, Report},
-    settle::{Settle, Waiting, Why},
+    coverage::Coverage,
+    node::{Next, Node, PublishError, Rules},
+    publish::Outcome,
+    removals::Counter,
+    scan::Found,
+    settle::{Settle, Waiting},
     wanted,
-    watches::{self, Noticed, Watches},
+    watches::{Noticed, Watches},
 };
 use common::{
     blobs::BlobStore,
-    error_chain,
-    index::{Generation, IndexError},
+    broker::Connection,
+    exit::Failure,
+    index::{Generation, Index, IndexError},
     log::EventLog,
     nodes::{NodeRunState, Progress, ReportError, Reporter},
     path::MediaPath,
-    root::Look,
+    root::Root,
     trust::Session,
 };
+use outbox::Outbox;
+use scans::ScanDone;
+use sessions::Opened;
 use std::{
     collections::{HashMap, VecDeque},
     path::PathBuf,
@@ -35,12 +45,11 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, watch},
     task::JoinSet,
-    time::{Instant, MissedTickBehavior, interval, sleep, sleep_until},
+    time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
-use work::RENAME_PATIENCE;
 
 /// What a scan has found and the loop has not taken.
 const FOUND: usize = 256;
@@ -48,10 +57,10 @@ const FOUND: usize = 256;
 const BACKLOG: usize = 4096;
 /// How often the loop looks after itself: records, held removals, scans that are due.
 const TICK: Duration = Duration::from_millis(500);
-/// A full scan that finds what no event told, whatever the reason.
-const RESCAN: Duration = Duration::from_secs(3600);
-/// Until a broker that is connected but does not answer is asked again.
-const SESSION_RETRY: Duration = Duration::from_millis(500);
+/// How long what is in flight gets to end when the process is told to stop.
+const WIND_DOWN: Duration = Duration::from_secs(5);
+/// How long a connection that is just being made gets to be given up in order: an embedded broker that was started for it has to end first.
+const GIVE_UP: Duration = Duration::from_secs(9);
 
 /// Why the service ended.
 #[derive(Debug, thiserror::Error)]
@@ -62,9 +71,6 @@ pub enum ServiceError {
     /// The index failed.
     #[error(transparent)]
     Index(#[from] IndexError),
-    /// inotify failed.
-    #[error("cannot watch folders")]
-    Watch(#[source] std::io::Error),
     /// Another process writes under this node's name.
     #[error(transparent)]
     Report(#[from] ReportError),
@@ -108,6 +114,21 @@ pub struct Summary {
     pub files: u64,
 }
 
+/// What the service has without the broker.
+pub struct Ground {
+    pub root: Arc<Root>,
+    pub index: Index,
+    pub rules: Rules,
+    /// The patterns of `--ignore`, for when the rules are read again.
+    pub patterns: Vec<String>,
+}
+
+/// What it has with it, once the broker has been reached for the first time.
+pub struct Online<L, B> {
+    pub node: Node<L, B>,
+    pub reporter: Reporter,
+}
+
 struct Finished {
     path: MediaPath,
     waiting: Waiting,
@@ -117,28 +138,40 @@ struct Finished {
     session: Option<(Generation, u64)>,
 }
 
-struct ScanDone {
-    full: bool,
-    began: Instant,
+/// The check of a generation against the disk, after the log was read to its end: a full scan, and everything that it found.
+struct Checking {
     generation: Generation,
-    log_read: bool,
-    report: Result<Report, IndexError>,
+    /// What was noticed up to here belongs to it.
+    end: Instant,
+    /// The outbox has been read through since, so that nothing of it is left there.
+    outbox: bool,
 }
 
 /// What a scan found, whether a live watch stands on its folder, and when the scan was asked for: what it finds was there by then.
 type LiveFound = (Found, bool, Instant);
 
+type Notices = mpsc::Receiver<std::io::Result<Vec<Noticed>>>;
+
 /// The loop's state.
 pub struct Service<L, B> {
-    node: Arc<Node<L, B>>,
+    root: Arc<Root>,
+    index: Index,
+    rules: Rules,
+    patterns: Vec<String>,
     mode: Mode,
     /// Paths in work at once.
     transfers: usize,
-    patterns: Vec<String>,
+    /// `None` until the broker has been reached once.
+    node: Option<Arc<Node<L, B>>>,
+    connection: Option<watch::Receiver<Connection>>,
     watches: Option<Arc<Watches>>,
+    events: Option<Notices>,
+    coverage: Coverage,
+    next_poll: Instant,
     settle: Settle,
     /// Removals that may go as soon as there is room.
     cleared: VecDeque<(MediaPath, Waiting)>,
+    outbox: Outbox,
     work: JoinSet<Finished>,
     in_flight: HashMap<MediaPath, Instant>,
     scans: JoinSet<ScanDone>,
@@ -147,11 +180,15 @@ pub struct Service<L, B> {
     folders: VecDeque<(PathBuf, Instant)>,
     full_scan: Option<Instant>,
     folder_scan: bool,
+    poll: bool,
     rescan: bool,
     last_full: Option<(Instant, Generation, bool)>,
-    checking: Option<(Generation, Instant)>,
+    checking: Option<Checking>,
     session: Option<Session>,
+    opening: JoinSet<Opened>,
     next_session: Instant,
+    /// Since when the broker has been away.
+    away: Option<Instant>,
     counter: Counter,
     held_turn: usize,
     racy: VecDeque<(Instant, MediaPath)>,
@@ -161,24 +198,24 @@ pub struct Service<L, B> {
 
 impl<L: EventLog, B: BlobStore> Service<L, B> {
     /// Nothing is touched yet.
-    pub fn new(
-        node: Node<L, B>,
-        mode: Mode,
-        transfers: usize,
-        patterns: Vec<String>,
-    ) -> Result<Self, ServiceError> {
-        let watches = match mode {
-            Mode::Run => Some(Arc::new(Watches::new().map_err(ServiceError::Watch)?)),
-            Mode::Scan { .. } => None,
-        };
-        Ok(Self {
-            node: Arc::new(node),
+    pub fn new(ground: Ground, mode: Mode, transfers: usize) -> Self {
+        let now = Instant::now();
+        Self {
+            root: ground.root,
+            index: ground.index,
+            rules: ground.rules,
+            patterns: ground.patterns,
             mode,
             transfers,
-            patterns,
-            watches,
+            node: None,
+            connection: None,
+            watches: None,
+            events: None,
+            coverage: Coverage::default(),
+            next_poll: now,
             settle: Settle::default(),
             cleared: VecDeque::new(),
+            outbox: Outbox::new(now),
             work: JoinSet::new(),
             in_flight: HashMap::new(),
             scans: JoinSet::new(),
@@ -187,68 +224,98 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
             folders: VecDeque::new(),
             full_scan: None,
             folder_scan: false,
+            poll: false,
             rescan: true,
             last_full: None,
             checking: None,
             session: None,
-            next_session: Instant::now(),
+            opening: JoinSet::new(),
+            next_session: now,
+            away: Some(now),
             counter: Counter::default(),
             held_turn: 0,
             racy: VecDeque::new(),
             summary: Summary::default(),
             last_trouble: None,
-        })
+        }
     }
 
     /// Runs until it is told to stop, or (a scan) until all is done. What is in flight then is finished or left as offers, which the next start settles.
+    /// `connect` reaches the broker for the first time, however long that takes; `None`: it was told to stop.
     pub async fn run(
         mut self,
-        mut reporter: Reporter,
+        connect: impl Future<Output = Result<Option<Online<L, B>>, Failure>>,
         stop: CancellationToken,
-    ) -> Result<Summary, ServiceError> {
-        let mut events = match &self.watches {
-            Some(watches) => Some(watches::follow(Arc::clone(watches)).map_err(ServiceError::Watch)?),
-            None => None,
-        };
-        let mut connection = reporter.connection();
+    ) -> Result<Summary, Failure> {
+        let mut connect = std::pin::pin!(connect);
+        let mut reporter: Option<Reporter> = None;
+        self.begin_watching();
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut wanted = interval(wanted::EVERY);
         wanted.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let due = self.settle.next_due().filter(|_| self.can_work());
+            let due = self.next_due();
+            let connected = self.connection.as_ref().is_some_and(|connection| connection.borrow().connected);
             tokio::select! {
                 () = stop.cancelled() => break,
-                noticed = notices(&mut events) => self.notice(noticed.map_err(ServiceError::Watch)?)?,
+                online = &mut connect, if reporter.is_none() => match online? {
+                    Some(online) => reporter = Some(self.go_online(online)),
+                    None => break,
+                },
+                noticed = notices(&mut self.events) => self.notice(noticed)?,
                 Some(found) = self.found.1.recv(), if self.settle.additions() < BACKLOG => self.take_found(found),
                 Some(done) = self.work.join_next(), if !self.work.is_empty() => self.finish(panics(done))?,
-                Some(done) = self.scans.join_next(), if !self.scans.is_empty() => self.end_scan(panics(done))?,
+                Some(done) = self.scans.join_next(), if !self.scans.is_empty() => self.end_scan(panics(done)).await?,
+                Some(written) = self.outbox.written() => self.end_writing(written),
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => self.dispatch()?,
-                Ok(()) = connection.changed() => self.end_session(),
-                () = sleep_until(self.next_session), if self.session.is_none() && connection.borrow().connected => {
-                    self.begin_session().await?;
+                Ok(()) = changed(&mut self.connection) => self.lose_broker(),
+                Some(opened) = self.opening.join_next(), if !self.opening.is_empty() => {
+                    self.begin_session(panics(opened))?;
                 }
-                Some(served) = self.wanted.join_next(), if !self.wanted.is_empty() => {
-                    if let Err(error) = panics(served) {
-                        self.trouble(&error);
-                    }
+                () = sleep_until(self.next_session), if self.session.is_none() && self.opening.is_empty() && connected => {
+                    self.open_session();
                 }
-                _ = wanted.tick(), if self.session.is_some() => self.look_for_wanted(&reporter),
+                Some(served) = self.wanted.join_next(), if !self.wanted.is_empty() => match panics(served) {
+                    Err(error) if error.next() != Next::NewSession => self.trouble(&error),
+                    _ => {}
+                },
+                _ = wanted.tick(), if self.session.is_some() => self.look_for_wanted(reporter.as_ref()),
                 _ = tick.tick() => {
                     self.look_after().await?;
-                    reporter.write(&self.node.index, &self.node.root, self.progress()).await?;
+                    if let Some(reporter) = &mut reporter {
+                        tokio::select! {
+                            // A broker that does not answer is no reason to go on.
+                            () = stop.cancelled() => break,
+                            written = reporter.write(&self.index, &self.root, self.progress()) => written.map_err(ServiceError::from)?,
+                        }
+                    }
                     if self.is_done() {
                         break;
                     }
                 }
             }
+            self.load_outbox()?;
             self.start_cleared();
             self.start_scans()?;
+            self.write_outbox();
         }
         self.wind_down().await;
-        reporter.stopping(&self.node.index, &self.node.root).await;
-        self.summary.held = self.node.index.held_count()?;
+        match &mut reporter {
+            Some(reporter) => reporter.stopping(&self.index, &self.root).await,
+            // It hears the same token.
+            None => _ = timeout(GIVE_UP, connect).await,
+        }
+        self.summary.held = self.index.held_count()?;
         Ok(self.summary)
+    }
+
+    /// When the next path is due that could be taken.
+    fn next_due(&mut self) -> Option<Instant> {
+        match &self.session {
+            Some(_) => self.settle.next_due().filter(|_| self.work.len() < self.transfers),
+            None => self.next_note(),
+        }
     }
 
     fn can_work(&self) -> bool {
@@ -261,14 +328,16 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
             && self.cleared.is_empty()
             && self.in_flight.is_empty()
             && self.scans.is_empty()
-            && self.found.1.is_empty();
+            && self.found.1.is_empty()
+            && self.outbox.is_read();
         matches!(self.mode, Mode::Scan { .. }) && idle && self.last_full.is_some() && self.session.is_some()
     }
 
     fn progress(&self) -> Progress {
+        let known = self.settle.len() + self.cleared.len() + self.in_flight.len();
         Progress {
             state: self.state(),
-            pending: (self.settle.len() + self.cleared.len() + self.in_flight.len()) as u64,
+            pending: known as u64 + self.outbox.waiting(),
             last_error: self.last_trouble.clone(),
             ..Progress::starting()
         }
@@ -280,148 +349,21 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
             (None, None, _) => State::Starting,
             (None, Some(_), _) => State::Degraded,
             (Some(_), None, _) | (Some(_), _, Some(_)) => State::Syncing,
-            _ if self.node.index.held_count().unwrap_or(0) > 0 => State::Degraded,
+            _ if self.index.held_count().unwrap_or(0) > 0 => State::Degraded,
             _ => State::Ready,
         }
     }
 
-    // ---- sessions -----------------------------------------------------------------------------------------------
-
-    fn end_session(&mut self) {
-        self.session = None;
-        self.next_session = Instant::now();
-    }
-
-    /// Looks at the log before anything is published (rule 9), then at what an earlier life of this process left.
-    async fn begin_session(&mut self) -> Result<(), ServiceError> {
-        let begun = async {
-            let Some(session) = self.node.trust().await? else { return Ok(None) };
-            for (path, intent) in self.node.index.intents()? {
-                // One that cannot be finished keeps its own path waiting, and no other.
-                if let Err(error) = self.node.resolve_abandoned(&path, &intent).await {
-                    tracing::warn!(%path, error = %error_chain(&error), "an intent cannot be finished yet");
-                }
-            }
-            let offered = if self.in_flight.is_empty() {
-                settle_offers(&self.node, &session).await?
-            } else {
-                Vec::new()
-            };
-            Ok::<_, PublishError>(Some((session, offered)))
-        };
-        match begun.await {
-            Ok(None) => Ok(()),
-            Ok(Some((session, offered))) => {
-                if let Some(why) = &session.began {
-                    tracing::warn!(%why, generation = session.generation.0, "the log is read again from its start");
-                }
-                let other = self.last_full.is_none_or(|(_, generation, _)| generation != session.generation);
-                self.rescan |= other;
-                self.session = Some(session);
-                let now = Instant::now();
-                for path in offered {
-                    self.keep(path, Why::Again, now, now);
-                }
-                tracing::info!("the log is trusted; publishing");
-                Ok(())
-            }
-            Err(error) if error.next() == Next::Halt => Err(ServiceError::Halted(error)),
-            Err(error) => {
-                self.trouble(&error);
-                self.next_session = Instant::now() + SESSION_RETRY;
-                Ok(())
-            }
-        }
-    }
-
-    // ---- now and then -------------------------------------------------------------------------------------------
-
-    async fn look_after(&mut self) -> Result<(), ServiceError> {
-        let now = Instant::now();
-        let node = self.node.index.node()?;
-        if self.session.as_ref().is_some_and(|session| session.generation != node.generation || node.restored)
-        {
-            self.end_session();
-        }
-        // Everything that a full scan found, after the log was read to its end, is settled: the full check of this generation has ended.
-        if let Some((generation, end)) = self.checking
-            && self.found.1.is_empty()
-            && !self.rescan
-            && self.cleared.is_empty()
-            && !self.settle.any_before(end)
-            && !self.in_flight.values().any(|since| *since <= end)
-        {
-            self.checking = None;
-            self.node
-                .index
-                .write(move |tx| {
-                    if tx.node().generation == generation {
-                        tx.node_mut().fresh = false;
-                    }
-                    Ok(())
-                })
-                .await?;
-        }
-        let read_since =
-            self.last_full.is_some_and(|(_, _, log_read)| !log_read) && node.fresh && node.log_read;
-        let due = self.last_full.is_some_and(|(began, _, _)| began.elapsed() > RESCAN);
-        self.rescan |= read_since || due;
-        self.clear_racy(now).await?;
-        release_held(&self.node, &mut self.held_turn).await?;
-        for (path, approved) in self.node.index.held()? {
-            if approved && !self.in_flight.contains_key(&path) {
-                self.keep(path, Why::Gone, now - RENAME_PATIENCE, now);
-            }
-        }
-        // A path is taken out of the outbox when its work has been begun once; a crash before that leaves it to the scan of the next start.
-        let asked = self.node.index.outbox()?;
-        if !asked.is_empty() {
-            asked.iter().for_each(|path| self.keep(path.clone(), Why::Again, now, now));
-            self.node.index.write(move |tx| tx.take_outbox(&asked)).await?;
-        }
-        if self.session.is_some() && self.settle.is_empty() {
-            self.last_trouble = None;
-        }
-        Ok(())
-    }
-
-    /// Rows whose file stood still for long enough after it was read: a scan may trust their stat from now on.
-    async fn clear_racy(&mut self, now: Instant) -> Result<(), ServiceError> {
-        let mut paths = Vec::new();
-        while self.racy.front().is_some_and(|(at, _)| *at <= now) {
-            let Some((_, path)) = self.racy.pop_front() else { break };
-            paths.push(path);
-        }
-        for chunk in paths.chunks(256) {
-            let (root, chunk) = (Arc::clone(&self.node.root), chunk.to_vec());
-            self.node
-                .index
-                .write(move |tx| {
-                    for path in &chunk {
-                        let row = tx.path_state(path)?.row;
-                        let stat = row.filter(|row| row.racy).and_then(|row| row.stat);
-                        let still = matches!(root.look(path), Ok(Look::File(now)) if Some(now.stat) == stat);
-                        if still {
-                            tx.mark(path, |row| row.racy = false)?;
-                        }
-                    }
-                    Ok(())
-                })
-                .await?;
-        }
-        Ok(())
-    }
-
-    fn look_for_wanted(&mut self, reporter: &Reporter) {
-        if let (true, Some(bucket)) = (self.wanted.is_empty(), reporter.bucket()) {
-            let node = Arc::clone(&self.node);
+    fn look_for_wanted(&mut self, reporter: Option<&Reporter>) {
+        let bucket = reporter.and_then(Reporter::bucket);
+        if let (true, Some(bucket), Some(node)) = (self.wanted.is_empty(), bucket, self.node.clone()) {
             self.wanted.spawn(async move { wanted::serve(&node, &bucket).await });
         }
     }
 
     /// Lets what is in flight end, within the time a process has to stop.
     async fn wind_down(&mut self) {
-        let deadline = sleep(Duration::from_secs(5));
+        let deadline = sleep(WIND_DOWN);
         tokio::pin!(deadline);
         self.found.1.close();
         while !self.work.is_empty() {
@@ -435,16 +377,25 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
             }
         }
         self.work.abort_all();
+        self.write_outbox();
+        let _ = tokio::time::timeout_at(deadline.deadline(), self.outbox.written()).await;
     }
 }
 
-async fn notices(
-    events: &mut Option<mpsc::Receiver<std::io::Result<Vec<Noticed>>>>,
-) -> std::io::Result<Vec<Noticed>> {
+async fn notices(events: &mut Option<Notices>) -> std::io::Result<Vec<Noticed>> {
     match events {
         Some(events) => {
             events.recv().await.unwrap_or_else(|| Err(std::io::Error::other("the reading thread has ended")))
         }
+        None => std::future::pending().await,
+    }
+}
+
+async fn changed(
+    connection: &mut Option<watch::Receiver<Connection>>,
+) -> Result<(), watch::error::RecvError> {
+    match connection {
+        Some(connection) => connection.changed().await,
         None => std::future::pending().await,
     }
 }

@@ -5,7 +5,7 @@ use crate::{
     node::{Next, PublishError},
     publish::{Cause, Outcome, publish},
     removals::is_rename,
-    settle::{REMOVAL, Ripe, STILL, Waiting, Why, ripe},
+    settle::{CAPACITY, REMOVAL, Ripe, STILL, Waiting, Why, ripe},
 };
 use common::{blobs::BlobStore, error_chain, log::EventLog, path::MediaPath, root::Look};
 use std::{sync::Arc, time::Duration};
@@ -15,6 +15,8 @@ use tokio::time::Instant;
 const RENAME: Duration = Duration::from_secs(1);
 /// They do not wait longer than this.
 pub(super) const RENAME_PATIENCE: Duration = Duration::from_secs(60);
+/// Room in the queue below which the outbox is not read on, so that removals must not wait for it.
+const FULL: usize = 1024;
 /// The replicator's placing takes a moment; look again after it.
 const PLACING: Duration = Duration::from_millis(20);
 /// A path that failed is tried again after this long.
@@ -24,6 +26,9 @@ const CLEAR_RACY: Duration = Duration::from_secs(1);
 
 impl<L: EventLog, B: BlobStore> Service<L, B> {
     pub(super) fn dispatch(&mut self) -> Result<(), ServiceError> {
+        if self.session.is_none() {
+            return self.set_aside();
+        }
         let now = Instant::now();
         let mut removals = Vec::new();
         while self.work.len() < self.transfers {
@@ -36,7 +41,7 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
                 removals.push((path, waiting));
                 continue;
             }
-            match self.node.root.look(&path) {
+            match self.root.look(&path) {
                 Ok(Look::File(stat)) => match ripe(waiting.why, stat.stat, stat.links) {
                     Ripe::Now => self.start(path, waiting, cause(waiting.why)),
                     Ripe::Wait(wait, why) => self.keep(path, why, waiting.since, now + wait),
@@ -61,25 +66,33 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
         let working = self.in_flight.values().copied().min();
         let oldest = [self.settle.oldest_addition(), working].into_iter().flatten().min();
         let scanning = !self.folders.is_empty() || !self.scans.is_empty() || !self.found.1.is_empty();
+        // The same for what the outbox brought, which may be more than is taken into memory at once.
+        let reading = self.outbox.is_being_read() && self.settle.len() + FULL < CAPACITY;
         let mut batch = Vec::new();
         for (path, waiting) in due {
-            let busy = scanning || oldest.is_some_and(|oldest| oldest <= waiting.since + RENAME);
-            if busy && now.duration_since(waiting.since) < RENAME_PATIENCE {
+            let since = self.outbox.bulk().map_or(waiting.since, |end| end.max(waiting.since));
+            let busy = scanning || oldest.is_some_and(|oldest| oldest <= since + RENAME);
+            if reading || busy && now.duration_since(since) < RENAME_PATIENCE {
                 self.keep(path, Why::Gone, waiting.since, now + STILL);
                 continue;
             }
-            let Some(row) = self.node.index.path_state(&path)?.row else { continue };
-            match self.node.root.look(&path) {
+            let Some(row) = self.index.path_state(&path)?.row else {
+                self.outbox.end(&path);
+                continue;
+            };
+            match self.root.look(&path) {
                 Ok(Look::Absent | Look::Folder) => batch.push((path, waiting, row.content().is_some())),
                 Ok(Look::File(stat)) => self.keep(path, Why::Found(stat.stat), waiting.since, now + STILL),
-                Ok(Look::Other(_) | Look::Unreachable(_)) | Err(_) => {}
+                Ok(Look::Other(_) | Look::Unreachable(_)) => self.outbox.end(&path),
+                Err(_) => self.keep(path, Why::Gone, waiting.since, now + RETRY),
             }
         }
         if batch.is_empty() {
             return Ok(());
         }
-        let files = self.node.index.present_count()?;
-        let real = |path: &MediaPath| is_rename(&self.node, path).map(|rename| !rename);
+        let files = self.index.present_count()?;
+        let (root, index) = (Arc::clone(&self.root), self.index.clone());
+        let real = |path: &MediaPath| is_rename(&root, &index, path).map(|rename| !rename);
         let (mut gone, mut moved) = (Vec::new(), Vec::new());
         for (path, waiting, present) in batch {
             let agreed = self.is_approved(&path)?;
@@ -87,7 +100,7 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
                 self.counter.approve();
             }
             let approved = !present || agreed;
-            if approved || !real(&path).map_err(ServiceError::Halted)? {
+            if approved || !real(&path)? {
                 moved.push((path, waiting));
             } else {
                 gone.push((path, waiting));
@@ -96,7 +109,7 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
         let mut count = gone.len() as u64;
         if count > 0 {
             for path in self.settle.removals() {
-                count += u64::from(real(path).map_err(ServiceError::Halted)?);
+                count += u64::from(real(path)?);
             }
         }
         if self.counter.is_too_many(now, count, files) {
@@ -107,10 +120,14 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
                 files,
                 "many removals at once are held: `watcher approve` publishes them"
             );
-            let index = self.node.index.clone();
+            let notes = self.outbox.take_notes(&paths);
             self.work.spawn(async move {
                 let path = paths[0].clone();
-                let result = index.write(move |tx| tx.hold(&paths)).await;
+                let write = index.write(move |tx| {
+                    tx.hold(&paths)?;
+                    tx.leave_outbox(&notes)
+                });
+                let result = write.await;
                 let result = result.map(|()| Outcome::NotProven).map_err(PublishError::Index);
                 let waiting = Waiting::held(now);
                 Finished { path, waiting, result, took: Duration::ZERO, session: None }
@@ -135,17 +152,16 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
     }
 
     pub(super) fn is_approved(&self, path: &MediaPath) -> Result<bool, ServiceError> {
-        Ok(self.node.index.is_approved(path)?)
+        Ok(self.index.is_approved(path)?)
     }
 
     pub(super) fn start(&mut self, path: MediaPath, waiting: Waiting, cause: Cause) {
-        let Some(session) = self.session.clone() else {
+        let (Some(session), Some(node)) = (self.session.clone(), self.node.clone()) else {
             let now = Instant::now();
             self.keep(path, waiting.why, waiting.since, now + STILL);
             return;
         };
         self.in_flight.insert(path.clone(), waiting.since);
-        let node = Arc::clone(&self.node);
         self.work.spawn(async move {
             let began = Instant::now();
             let result = publish(&node, &session, &path, waiting.detected, cause).await;
@@ -158,6 +174,9 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
         let Finished { path, waiting, result, took, session } = finished;
         self.in_flight.remove(&path);
         let now = Instant::now();
+        if matches!(&result, Ok(outcome) if outcome.is_end()) {
+            self.outbox.end(&path);
+        }
         match result {
             Ok(Outcome::Published { version, bytes, racy }) => {
                 let kind = if bytes.is_some() { "added" } else { "removed" };
@@ -172,7 +191,7 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
                 }
             }
             Ok(Outcome::Unchanged | Outcome::NotProven) => self.count_done(0),
-            Ok(Outcome::Unstable(_)) => match self.node.root.look(&path) {
+            Ok(Outcome::Unstable(_)) => match self.root.look(&path) {
                 Ok(Look::File(stat)) => self.keep(path, Why::Found(stat.stat), now, now + STILL),
                 _ => self.keep(path, Why::Gone, now, now + REMOVAL),
             },

@@ -1,0 +1,91 @@
+//! What the loop does now and then: the end of a generation's check, scans that are due, held removals, stats that may be trusted.
+
+use super::{Service, ServiceError};
+use crate::{removals::release_held, service::work::RENAME_PATIENCE, settle::Why};
+use common::{blobs::BlobStore, log::EventLog, root::Look};
+use std::{sync::Arc, time::Duration};
+use tokio::time::Instant;
+
+/// A full scan that finds what no event told, whatever the reason.
+const RESCAN: Duration = Duration::from_secs(3600);
+
+impl<L: EventLog, B: BlobStore> Service<L, B> {
+    pub(super) async fn look_after(&mut self) -> Result<(), ServiceError> {
+        let now = Instant::now();
+        let node = self.index.node()?;
+        if self.session.as_ref().is_some_and(|session| session.generation != node.generation || node.restored)
+        {
+            self.end_session();
+        }
+        self.end_checking().await?;
+        let read_since =
+            self.last_full.is_some_and(|(_, _, log_read)| !log_read) && node.fresh && node.log_read;
+        let due = self.last_full.is_some_and(|(began, _, _)| began.elapsed() > RESCAN);
+        self.rescan |= read_since || due;
+        self.clear_racy(now).await?;
+        release_held(&self.root, &self.index, &mut self.held_turn).await?;
+        if self.session.is_some() {
+            for (path, approved) in self.index.held()? {
+                if approved && !self.in_flight.contains_key(&path) {
+                    self.keep(path, Why::Gone, now - RENAME_PATIENCE, now);
+                }
+            }
+        }
+        self.count_outbox()?;
+        if self.session.is_some() && self.settle.is_empty() {
+            self.last_trouble = None;
+        }
+        Ok(())
+    }
+
+    /// Everything that a full scan found, after the log was read to its end, is settled: the full check of this generation has ended.
+    async fn end_checking(&mut self) -> Result<(), ServiceError> {
+        let ended = |checking: &super::Checking| {
+            checking.outbox
+                && self.found.1.is_empty()
+                && !self.rescan
+                && self.cleared.is_empty()
+                && !self.settle.any_before(checking.end)
+                && !self.in_flight.values().any(|since| *since <= checking.end)
+        };
+        if !self.checking.as_ref().is_some_and(ended) {
+            return Ok(());
+        }
+        let Some(super::Checking { generation, .. }) = self.checking.take() else { return Ok(()) };
+        self.index
+            .write(move |tx| {
+                if tx.node().generation == generation {
+                    tx.node_mut().fresh = false;
+                }
+                Ok(())
+            })
+            .await?;
+        Ok(())
+    }
+
+    /// Rows whose file stood still for long enough after it was read: a scan may trust their stat from now on.
+    async fn clear_racy(&mut self, now: Instant) -> Result<(), ServiceError> {
+        let mut paths = Vec::new();
+        while self.racy.front().is_some_and(|(at, _)| *at <= now) {
+            let Some((_, path)) = self.racy.pop_front() else { break };
+            paths.push(path);
+        }
+        for chunk in paths.chunks(256) {
+            let (root, chunk) = (Arc::clone(&self.root), chunk.to_vec());
+            self.index
+                .write(move |tx| {
+                    for path in &chunk {
+                        let row = tx.path_state(path)?.row;
+                        let stat = row.filter(|row| row.racy).and_then(|row| row.stat);
+                        let still = matches!(root.look(path), Ok(Look::File(now)) if Some(now.stat) == stat);
+                        if still {
+                            tx.mark(path, |row| row.racy = false)?;
+                        }
+                    }
+                    Ok(())
+                })
+                .await?;
+        }
+        Ok(())
+    }
+}
