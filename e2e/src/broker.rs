@@ -2,6 +2,7 @@
 
 use crate::{process::Process, wait::SOON, wait::wait_until};
 use rand::Rng;
+use rustix::process::Signal;
 use std::{
     fs,
     io::{Read, Write},
@@ -104,6 +105,16 @@ impl Broker {
     /// Kills it.
     pub fn kill(&mut self) {
         self.process.take().expect("a running broker").kill();
+    }
+
+    /// Lets it stand still: connections stay, and nothing answers.
+    pub fn pause(&self) {
+        self.process.as_ref().expect("a running broker").signal(Signal::STOP);
+    }
+
+    /// Lets it go on.
+    pub fn resume(&self) {
+        self.process.as_ref().expect("a running broker").signal(Signal::CONT);
     }
 
     /// What crossed its connections.

@@ -119,6 +119,8 @@ fn everything_may_start_while_the_broker_is_away() {
         assert!(told.elapsed() < ENDS, "the {} took {:?}", role.name(), told.elapsed());
     }
     mirror.nodes[0].start_both();
+    let watcher = mirror.nodes[0].process(Role::Watcher);
+    wait_until(SOON, "the second warning", || watcher.lines_at("WARN").len() == 2);
     mirror.broker.start();
     assert_eq!(mirror.wait_agreed(LONG).0.len(), 1_202);
     mirror.wait_ready();
@@ -153,6 +155,33 @@ fn removals_in_bulk_out_of_the_outbox_are_held_and_renames_are_not() {
     assert_eq!(kept, 400, "nothing was removed on b");
     mirror.nodes[0].run(Role::Watcher, &["approve"]).succeeded();
     assert_eq!(mirror.wait_agreed(LONG).0.len(), 301);
+}
+
+#[test]
+fn a_process_that_waits_for_a_broker_that_stands_still_ends_when_it_is_told_to() {
+    let mut mirror = Mirror::running(&["a"]);
+    mirror.broker.pause();
+    write(&mirror.nodes[0].path("meanwhile"), b"meanwhile");
+    let watcher = mirror.nodes[0].process(Role::Watcher);
+    wait_until(SOON, "the loss to be noticed", || watcher.log().contains("lost the broker"));
+    for role in Role::ALL {
+        for started in [true, false] {
+            if !started {
+                mirror.nodes[0].start(role);
+                let process = mirror.nodes[0].process(role);
+                wait_until(SOON, "a second start", || {
+                    process.log().matches("broker cannot be reached").count() > 1
+                });
+            }
+            let told = Instant::now();
+            assert_eq!(mirror.nodes[0].stop(role).code(), Some(0));
+            assert!(told.elapsed() < ENDS, "the {} took {:?}", role.name(), told.elapsed());
+        }
+    }
+    mirror.broker.resume();
+    mirror.nodes[0].start_both();
+    wait_until(SOON, "what was written meanwhile", || mirror.log_of("meanwhile").len() == 1);
+    mirror.wait_agreed(SOON);
 }
 
 /// An event that b's broker and index both take for applied, and that never was.

@@ -248,7 +248,7 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
         stop: CancellationToken,
     ) -> Result<Summary, Failure> {
         let mut connect = std::pin::pin!(connect);
-        let mut reporter: Option<Reporter> = None;
+        let (mut reporter, mut connecting): (Option<Reporter>, bool) = (None, true);
         self.begin_watching();
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -259,10 +259,13 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
             let connected = self.connection.as_ref().is_some_and(|connection| connection.borrow().connected);
             tokio::select! {
                 () = stop.cancelled() => break,
-                online = &mut connect, if reporter.is_none() => match online? {
-                    Some(online) => reporter = Some(self.go_online(online)),
-                    None => break,
-                },
+                online = &mut connect, if connecting => {
+                    connecting = false;
+                    match online? {
+                        Some(online) => reporter = Some(self.go_online(online)),
+                        None => break,
+                    }
+                }
                 noticed = notices(&mut self.events) => self.notice(noticed)?,
                 Some(found) = self.found.1.recv(), if self.settle.additions() < BACKLOG => self.take_found(found),
                 Some(done) = self.work.join_next(), if !self.work.is_empty() => self.finish(panics(done))?,
@@ -301,10 +304,12 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
             self.write_outbox();
         }
         self.wind_down().await;
-        match &mut reporter {
-            Some(reporter) => reporter.stopping(&self.index, &self.root).await,
+        if let Some(reporter) = &mut reporter {
+            reporter.stopping(&self.index, &self.root).await;
+        }
+        if connecting {
             // It hears the same token.
-            None => _ = timeout(GIVE_UP, connect).await,
+            let _ = timeout(GIVE_UP, connect).await;
         }
         self.summary.held = self.index.held_count()?;
         Ok(self.summary)
