@@ -104,7 +104,7 @@ impl Check {
                     events,
                     missing,
                     elapsed_s,
-                    "the log was read through: events that were never delivered are applied now"
+                    "the log was read through: events that this index did not know are applied now"
                 ),
             }
         }

@@ -87,7 +87,7 @@ impl Scan<'_> {
                     Ok(true)
                 }
                 Entry::Failed(path, error) => {
-                    if error.kind() != io::ErrorKind::NotFound {
+                    if !is_gone(&error) {
                         if !self.poll {
                             tracing::warn!(path = %path.display(), %error, "cannot be read; what is below is not known");
                         }
@@ -120,10 +120,15 @@ impl Scan<'_> {
         let Some(watches) = self.watches else { return };
         match watches.add(self.root, folder) {
             Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {} // Gone since; its own event tells.
+            Err(error) if is_gone(&error) => {} // Its own event tells.
             Err(error) => report.unwatched.add(folder, &error),
         }
     }
+}
+
+/// It went away, or is no folder any more.
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
 fn told(report: &mut Report, tell: &mut impl FnMut(Found) -> bool, found: Found) -> bool {

@@ -203,7 +203,9 @@ fn an_event_that_was_never_delivered_is_found_after_the_broker_was_away() {
     mirror.wait_everywhere("lost", b"lost");
     mirror.wait_agreed(SOON);
     let replicator = mirror.nodes[1].process(Role::Replicator);
-    wait_until(SOON, "a line that says so", || replicator.log().contains("events that were never delivered"));
+    wait_until(SOON, "a line that says so", || {
+        replicator.log().contains("events that this index did not know")
+    });
 }
 
 /// Moves a node's version past an event.

@@ -1,10 +1,17 @@
-//! What inotify cannot tell: a full queue, a limit of watches, no inotify at all.
+//! What inotify cannot tell: a full queue, a limit of watches, a folder that is closed to us, no inotify at all.
 //!
 //! Limits are those of a user namespace of the test's own, so that nothing beside it is disturbed.
 
 use e2e::{LONG, Mirror, Node, Role, SOON, wait_for, write};
 use rustix::process::Signal;
-use std::{fs, process::Command};
+use std::{
+    fs,
+    os::unix::fs::{PermissionsExt, chown},
+    process::Command,
+};
+
+/// A user that owns nothing else on this machine.
+const USER: u32 = 61_235;
 
 const WATCHES: &str = "max_inotify_watches";
 const INSTANCES: &str = "max_inotify_instances";
@@ -122,6 +129,45 @@ fn without_inotify_the_whole_tree_is_polled_until_there_is_one() {
     lift(process.id(), INSTANCES, 10);
     wait_coverage(&mirror.nodes[0], (11, 11));
     everything_is_found(&mut mirror, "watched");
+}
+
+#[test]
+fn a_folder_that_may_not_be_read_is_polled_until_it_may() {
+    let mut mirror = Mirror::idle(&["a", "b"]);
+    write(&mirror.nodes[0].path("open/file"), b"open");
+    write(&mirror.nodes[0].path("closed/file"), b"closed");
+    let closed = mirror.nodes[0].path("closed");
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0)).unwrap();
+    let mut command = mirror.nodes[0].command(Role::Watcher, ["run"]);
+    if rustix::process::geteuid().is_root() {
+        // Root may read everything. A copy: the build's own folder may be closed to other users.
+        let program = mirror.outside("bin").join("watcher");
+        fs::copy(Role::Watcher.program(), &program).unwrap();
+        let home = &mirror.nodes[0].home;
+        for path in [home.clone(), home.join("media"), closed.clone(), home.join("media/open")] {
+            chown(path, Some(USER), Some(USER)).unwrap();
+        }
+        let mut other = crate::users::as_user(USER, &program);
+        other.args(command.get_args());
+        command.get_envs().for_each(|(name, value)| match value {
+            Some(value) => _ = other.env(name, value),
+            None => _ = other.env_remove(name),
+        });
+        command = other;
+    }
+    mirror.nodes[0].start_as(Role::Watcher, command);
+    mirror.nodes[1].start(Role::Replicator);
+    mirror.wait_everywhere("open/file", b"open");
+    wait_coverage(&mirror.nodes[0], (2, 3));
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0o755)).unwrap();
+    mirror.wait_everywhere("closed/file", b"closed");
+    wait_coverage(&mirror.nodes[0], (3, 3));
+    write(&mirror.nodes[0].path("closed/later"), b"later");
+    mirror.wait_everywhere("closed/later", b"later");
+    mirror.wait_equal(SOON);
+    let mut said = mirror.nodes[0].process(Role::Watcher).lines_at("WARN");
+    said.retain(|line| line.contains("be watched"));
+    assert!(said.len() == 1 && said[0].contains("ermission denied"), "{said:#?}");
 }
 
 #[test]

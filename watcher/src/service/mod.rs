@@ -27,7 +27,7 @@ use common::{
     exit::Failure,
     index::{Generation, Index, IndexError},
     log::EventLog,
-    nodes::{NodeRunState, Progress, ReportError, Reporter},
+    nodes::{ReportError, Reporter},
     path::MediaPath,
     root::Root,
     trust::Session,
@@ -336,34 +336,6 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
             && self.found.1.is_empty()
             && self.outbox.is_read();
         matches!(self.mode, Mode::Scan { .. }) && idle && self.last_full.is_some() && self.session.is_some()
-    }
-
-    fn progress(&self) -> Progress {
-        let known = self.settle.len() + self.cleared.len() + self.in_flight.len();
-        Progress {
-            state: self.state(),
-            pending: known as u64 + self.outbox.waiting(),
-            last_error: self.last_trouble.clone(),
-            ..Progress::starting()
-        }
-    }
-
-    fn state(&self) -> NodeRunState {
-        use NodeRunState as State;
-        match (&self.session, self.last_full, self.full_scan) {
-            (None, None, _) => State::Starting,
-            (None, Some(_), _) => State::Degraded,
-            (Some(_), None, _) | (Some(_), _, Some(_)) => State::Syncing,
-            _ if self.index.held_count().unwrap_or(0) > 0 => State::Degraded,
-            _ => State::Ready,
-        }
-    }
-
-    fn look_for_wanted(&mut self, reporter: Option<&Reporter>) {
-        let bucket = reporter.and_then(Reporter::bucket);
-        if let (true, Some(bucket), Some(node)) = (self.wanted.is_empty(), bucket, self.node.clone()) {
-            self.wanted.spawn(async move { wanted::serve(&node, &bucket).await });
-        }
     }
 
     /// Lets what is in flight end, within the time a process has to stop.

@@ -133,7 +133,7 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
     pub(super) async fn end_scan(&mut self, done: ScanDone) -> Result<(), ServiceError> {
         let ScanDone { kind, began, generation, log_read, reports } = done;
         let reports = reports?;
-        self.cover(kind, &reports).await?;
+        self.cover(kind, &reports).await;
         match kind {
             Kind::Folder => self.folder_scan = false,
             Kind::Poll => {
@@ -173,16 +173,17 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
     }
 
     /// What is watched now, and what is polled. Said when it begins and when it ends, not for each folder.
-    async fn cover(&mut self, kind: Kind, reports: &[(PathBuf, Report)]) -> Result<(), ServiceError> {
+    async fn cover(&mut self, kind: Kind, reports: &[(PathBuf, Report)]) {
         if !matches!(self.mode, Mode::Run) {
-            return Ok(());
+            return;
         }
         let before = self.coverage.unwatched();
         let Some(watches) = self.watches.clone() else {
             if let (Kind::Full | Kind::Poll, Some((_, report))) = (kind, reports.first()) {
                 self.coverage = Coverage::nothing(report.folders);
             }
-            return self.record_coverage(0).await;
+            self.record_coverage(0).await;
+            return;
         };
         for (folder, report) in reports {
             self.coverage.scanned(folder, &report.unwatched);
@@ -196,15 +197,19 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
             (1.., 0, _) => tracing::info!(watched = watches.count(), "all folders are watched"),
             _ => {}
         }
-        self.record_coverage(watches.count() as u64).await
+        self.record_coverage(watches.count() as u64).await;
     }
 
-    async fn record_coverage(&self, watched: u64) -> Result<(), ServiceError> {
+    /// For `status`; it is not worth ending for.
+    async fn record_coverage(&mut self, watched: u64) {
         let coverage = index::Coverage { folders: watched + self.coverage.unwatched(), watched };
-        if self.index.coverage()? != Some(coverage) {
-            self.index.write(move |tx| tx.set_coverage(coverage)).await?;
+        let known = self.index.coverage();
+        if known.as_ref().is_ok_and(|known| *known == Some(coverage)) {
+            return;
         }
-        Ok(())
+        if let Err(error) = self.index.write(move |tx| tx.set_coverage(coverage)).await {
+            self.trouble(&error);
+        }
     }
 }
 

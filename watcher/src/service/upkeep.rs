@@ -1,8 +1,14 @@
-//! What the loop does now and then: the end of a generation's check, scans that are due, held removals, stats that may be trusted.
+//! What the loop does now and then: what it says of itself, the end of a generation's check, scans that are due, held removals, stats that may be trusted,
+//! blobs that others want.
 
 use super::{Service, ServiceError};
-use crate::{removals::release_held, service::work::RENAME_PATIENCE, settle::Why};
-use common::{blobs::BlobStore, log::EventLog, root::Look};
+use crate::{removals::release_held, service::work::RENAME_PATIENCE, settle::Why, wanted};
+use common::{
+    blobs::BlobStore,
+    log::EventLog,
+    nodes::{NodeRunState, Progress, Reporter},
+    root::Look,
+};
 use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
@@ -10,6 +16,34 @@ use tokio::time::Instant;
 const RESCAN: Duration = Duration::from_secs(3600);
 
 impl<L: EventLog, B: BlobStore> Service<L, B> {
+    pub(super) fn progress(&self) -> Progress {
+        let known = self.settle.len() + self.cleared.len() + self.in_flight.len();
+        Progress {
+            state: self.state(),
+            pending: known as u64 + self.outbox.waiting(),
+            last_error: self.last_trouble.clone(),
+            ..Progress::starting()
+        }
+    }
+
+    fn state(&self) -> NodeRunState {
+        use NodeRunState as State;
+        match (&self.session, self.last_full, self.full_scan) {
+            (None, None, _) => State::Starting,
+            (None, Some(_), _) => State::Degraded,
+            (Some(_), None, _) | (Some(_), _, Some(_)) => State::Syncing,
+            _ if self.index.held_count().unwrap_or(0) > 0 => State::Degraded,
+            _ => State::Ready,
+        }
+    }
+
+    pub(super) fn look_for_wanted(&mut self, reporter: Option<&Reporter>) {
+        let bucket = reporter.and_then(Reporter::bucket);
+        if let (true, Some(bucket), Some(node)) = (self.wanted.is_empty(), bucket, self.node.clone()) {
+            self.wanted.spawn(async move { wanted::serve(&node, &bucket).await });
+        }
+    }
+
     pub(super) async fn look_after(&mut self) -> Result<(), ServiceError> {
         let now = Instant::now();
         let node = self.index.node()?;
