@@ -137,7 +137,7 @@ fn a_folder_that_may_not_be_read_is_polled_until_it_may() {
     write(&mirror.nodes[0].path("open/file"), b"open");
     write(&mirror.nodes[0].path("closed/file"), b"closed");
     let closed = mirror.nodes[0].path("closed");
-    fs::set_permissions(&closed, fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0o000)).unwrap();
     let mut command = mirror.nodes[0].command(Role::Watcher, ["run"]);
     if rustix::process::geteuid().is_root() {
         // Root may read everything. A copy: the build's own folder may be closed to other users.
