@@ -2,6 +2,7 @@
 
 pub mod blobs;
 pub mod broker;
+pub mod bulk;
 pub mod content;
 pub mod event;
 pub mod exit;

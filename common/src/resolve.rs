@@ -119,7 +119,9 @@ pub async fn resolve(
             if !tx.drop_intent(&commit.path, &it)? {
                 return Ok(false);
             }
-            tx.commit(&commit)?;
+            if !tx.commit(&commit)? {
+                tx.placed_again(&commit)?;
+            }
             entry.iter().try_for_each(|entry| tx.add_trash(entry))?;
             Ok(true)
         })

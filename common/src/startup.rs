@@ -10,7 +10,7 @@ use crate::{
     nodes::{Identity, NodeBucket, Role, instance_of},
     path::OWN_FOLDER,
     root::{IgnoreError, MarkerError, Root, RootError, raise_marker},
-    settings::Settings,
+    settings::{Folders, Settings},
 };
 use std::{
     fs, io, os::unix::fs::DirBuilderExt, path::Path, path::PathBuf, pin::Pin, sync::Arc, time::Duration,
@@ -125,6 +125,23 @@ impl Local {
         raise_marker(&root, &index).await?;
         Ok(Self { root, state: folders.state, index, _locks: [lock, in_root] })
     }
+}
+
+/// The index of this node, for a command that works beside its running processes.
+pub fn index_of(settings: &Settings) -> Result<(Folders, Index), Failure> {
+    let folders = settings.folders()?;
+    let path = folders.state.join("index.db");
+    if !path.exists() {
+        let text = format!("there is no index at {}: nothing has run here", path.display());
+        return Err(Failure::new(Exit::Failed, text));
+    }
+    let index = Index::open(&path)?;
+    Ok((folders, index))
+}
+
+/// Whether a process of this node is running on this machine.
+pub fn is_running(folders: &Folders, role: Role) -> bool {
+    LocalLock::is_free(&folders.state.join(format!("{role}.lock"))).is_ok_and(|free| !free)
 }
 
 fn make_state(state: &Path) -> Result<(), StateError> {

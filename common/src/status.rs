@@ -4,7 +4,7 @@ use crate::{
     broker::BrokerError,
     event::Version,
     exit::{Exit, Failure},
-    index::{Coverage, Index, IndexError},
+    index::{Coverage, Index, IndexError, Scrub},
     log::{EventLog, JetStreamLog},
     nodes::{DOWN, NodeBucket, NodeRecord, NodeRunState, Role, SeenRecord},
     settings::Settings,
@@ -74,6 +74,8 @@ pub struct LocalStatus {
     pub version: Version,
     /// Paths known as present, of whatever life of the log.
     pub files: u64,
+    /// The life of the log that the index trusts.
+    pub log: Option<LogLife>,
     /// Offers that stand.
     pub offers: u64,
     /// Paths that the watcher has still to look at: what happened while the broker was away.
@@ -82,6 +84,12 @@ pub struct LocalStatus {
     pub held: u64,
     /// Folders that the watcher has seen, and how many of them inotify watches; `null` before its first scan.
     pub coverage: Option<CoverageStatus>,
+    /// Replacements of unknown files held for an operator.
+    pub held_replacements: u64,
+    /// Paths whose content is to be brought to the disk again.
+    pub repairs: u64,
+    /// How far the background check of cold files is.
+    pub scrub: ScrubStatus,
     /// Events that cannot be applied here.
     pub parked: Vec<ParkedStatus>,
     /// Lost conflicts in the trash.
@@ -95,6 +103,38 @@ pub struct CoverageStatus {
     pub folders: u64,
     /// Of them watched.
     pub watched: u64,
+}
+
+/// Since when the index trusts the log, and what had been found at the one before.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct LogLife {
+    /// When the log was read from its start.
+    pub began: Timestamp,
+    /// Why.
+    pub why: String,
+}
+
+/// The background check of cold files.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct ScrubStatus {
+    /// When the last whole pass ended.
+    pub finished: Option<Timestamp>,
+    /// When the pass under way began; none: it waits until the next one is due.
+    pub started: Option<Timestamp>,
+    /// The last path that it has looked at.
+    pub position: Option<String>,
+    /// How much of the index that is.
+    pub percent: u64,
+    /// Files that it found rotten.
+    pub rotten: u64,
+}
+
+impl ScrubStatus {
+    fn of(scrub: &Scrub, files: u64) -> Self {
+        let Scrub { started, finished, files: passed, rotten, ref position } = *scrub;
+        let percent = passed.saturating_mul(100).checked_div(files).unwrap_or(0).min(100);
+        Self { finished, started, position: position.as_ref().map(ToString::to_string), percent, rotten }
+    }
 }
 
 /// A parked event.
@@ -140,7 +180,11 @@ impl LocalStatus {
             files: index.present_count()?,
             offers: index.offer_count()?,
             outbox: index.outbox_count()?,
-            held: index.held_count()?,
+            log: index.began()?.map(|(began, why)| LogLife { began, why }),
+            held: index.held_count()?.removals,
+            held_replacements: index.held_count()?.replacements,
+            repairs: index.repair_count()?,
+            scrub: ScrubStatus::of(&index.scrub()?, index.present_count()?),
             coverage: index
                 .coverage()?
                 .map(|Coverage { folders, watched }| CoverageStatus { folders, watched }),
@@ -233,6 +277,9 @@ impl fmt::Display for Status {
 impl fmt::Display for LocalStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "this node: version {}, {} files", self.version, self.files)?;
+        if let Some(LogLife { began, why }) = &self.log {
+            write!(f, "\nthe log was read from its start at {began}: {why}")?;
+        }
         if self.offers > 0 {
             write!(f, "\n{} offers stand: what they name is being published", self.offers)?;
         }
@@ -250,6 +297,18 @@ impl fmt::Display for LocalStatus {
         }
         if self.held > 0 {
             write!(f, "\n{} removals are held: `watcher approve` publishes them", self.held)?;
+        }
+        if self.held_replacements > 0 {
+            let held = self.held_replacements;
+            write!(f, "\n{held} files are held back from being replaced: `watcher approve [--revert]`")?;
+        }
+        if self.repairs > 0 {
+            write!(f, "\n{} files wait to be fetched again", self.repairs)?;
+        }
+        match (&self.scrub.started, &self.scrub.finished) {
+            (Some(_), _) => write!(f, "\nscrub: {} % of this pass", self.scrub.percent)?,
+            (None, Some(finished)) => write!(f, "\nscrub: finished {finished}")?,
+            (None, None) => {}
         }
         for parked in &self.parked {
             write!(f, "\nparked {} {}: {}", parked.version, parked.path, parked.reason)?;

@@ -102,26 +102,35 @@ pub enum TrustError {
     Index(#[from] IndexError),
 }
 
+/// Asks the log whether it is the one that an index trusts, and changes nothing. Three round trips, rarely five.
+pub async fn verdict<L: EventLog>(
+    log: &L,
+    node: &NodeState,
+) -> Result<(LogState, Option<Distrust>), BrokerError> {
+    let state = log.state().await?;
+    let version = find(log, node.at_version.as_ref()).await?;
+    let top = find(log, node.top.as_ref()).await?;
+    let verdict = judge(node, &state, &version, &top);
+    Ok((state, verdict))
+}
+
 /// Asks the log, and begins a new generation when it must. Four round trips at most, when nothing changed meanwhile.
 /// `epoch`: the connection that all of it goes over, as it was before.
 pub async fn check<L: EventLog>(log: &L, index: &Index, epoch: u64) -> Result<Session, TrustError> {
     loop {
         let node = index.node()?;
-        let state = log.state().await?;
-        let version = find(log, node.at_version.as_ref()).await?;
-        let top = find(log, node.top.as_ref()).await?;
-        let verdict = judge(&node, &state, &version, &top);
-        if verdict.is_none() {
+        let (state, verdict) = verdict(log, &node).await?;
+        let Some(why) = &verdict else {
             let created = state.created.clone();
             return Ok(Session { generation: node.generation, created, log: state, began: None, epoch });
-        }
-        let created = state.created.clone();
+        };
+        let (created, why) = (state.created.clone(), why.to_string());
         let begun = index
             .write(move |tx| {
                 // The other process may have come to the same verdict a moment ago.
                 let same = tx.node().generation == node.generation;
                 if same {
-                    tx.begin_generation(&created)?;
+                    tx.begin_generation(&created, &why)?;
                 }
                 Ok(same.then(|| tx.node().generation))
             })

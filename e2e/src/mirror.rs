@@ -169,6 +169,13 @@ impl Mirror {
         }
     }
 
+    /// The same on every node but one.
+    pub fn wait_everywhere_but(&mut self, but: usize, path: &str, bytes: &[u8]) {
+        let left = self.nodes.remove(but);
+        self.wait_everywhere(path, bytes);
+        self.nodes.insert(but, left);
+    }
+
     /// Waits until nothing stands at the path on any node.
     pub fn wait_nowhere(&mut self, path: &str) {
         for node in &self.nodes {

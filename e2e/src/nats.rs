@@ -193,6 +193,20 @@ impl Nats {
         })
     }
 
+    /// Lets the log keep only its newest events (-1: all that come).
+    pub fn trim_log(&self, keep: i64) {
+        let stream = self.stream(LOG).expect("a log");
+        let config = stream::Config { max_messages: keep, ..stream.cached_info().config.clone() };
+        self.runtime.block_on(self.jetstream.update_stream(config)).expect("change the log");
+    }
+
+    /// Deletes the consumer of a node's replicator.
+    pub fn delete_consumer(&self, node: &str) {
+        let stream = self.stream(LOG).expect("a log");
+        let deleted = self.runtime.block_on(stream.delete_consumer(&format!("replicator-{node}")));
+        deleted.expect("delete a consumer");
+    }
+
     /// The record that a process keeps of itself.
     pub fn record(&self, node: &str, role: Role) -> Option<serde_json::Value> {
         self.value(&format!("{node}.{}", role.name()))

@@ -4,9 +4,14 @@ use crate::{
     process::{Finished, Process, run},
     wait::SOON,
 };
+use common::{
+    index::{Index, IndexError, Stat, Tx},
+    path::MediaPath,
+};
 use std::{
     ffi::OsStr,
     fs,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     process::{Command, ExitStatus},
     time::Duration,
@@ -157,6 +162,36 @@ impl Node {
         let local = self.local_status(Role::Replicator);
         let lost = local["lost_conflicts"].as_array().expect("a list").iter();
         lost.map(|lost| lost["path"].as_str().expect("a path").to_owned()).collect()
+    }
+
+    /// Lets a file rot: its bytes change, and its stat does not, as far as the index can tell: it is written, and the row takes the new stat. Not beside a
+    /// running watcher, which would see the write.
+    ///
+    /// # Panics
+    /// When the index has no row of the path.
+    pub fn rot(&self, path: &str, bytes: &[u8]) {
+        fs::write(self.path(path), bytes).expect("write a file");
+        let meta = fs::metadata(self.path(path)).expect("a file");
+        let nanos = |seconds: i64, nanos: i64| seconds * 1_000_000_000 + nanos;
+        let stat = Stat {
+            ino: meta.ino(),
+            size: meta.size(),
+            mtime: nanos(meta.mtime(), meta.mtime_nsec()),
+            ctime: nanos(meta.ctime(), meta.ctime_nsec()),
+        };
+        let path: MediaPath = path.parse().expect("a path");
+        self.change_index(move |tx| {
+            let row = tx.path_state(&path)?.row.expect("a row of the path");
+            assert_eq!(row.size, stat.size, "what rots keeps its length");
+            tx.mark(&path, |row| (row.stat, row.racy) = (Some(stat), false))
+        });
+    }
+
+    /// Changes its index from outside, as no operator should.
+    pub fn change_index(&self, change: impl FnOnce(&mut Tx<'_>) -> Result<(), IndexError> + Send + 'static) {
+        let index = Index::open(&self.state().join("index.db")).expect("an index");
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        runtime.block_on(index.write(change)).expect("a change");
     }
 
     /// The state directory that is passed to both processes.

@@ -5,6 +5,7 @@
 
 use crate::{
     fetch::{Verified, fetch},
+    hold::{Verdict, may_replace},
     node::{ApplyError, Node},
     plan::{ByIndex, OnDisk, Plan, Terms, by_index, is_above_row, is_replaced_by_row, must_ask_log, plan},
 };
@@ -25,7 +26,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 /// How often an event is planned anew when its path changes under our hands.
-const TRIES: usize = 20;
+pub const TRIES: usize = 20;
 /// How long the other process's intent is waited for.
 const INTENT_PATIENCE: Duration = Duration::from_secs(5);
 const INTENT_PAUSE: Duration = Duration::from_millis(10);
@@ -49,6 +50,8 @@ pub enum Outcome {
     Gone,
     /// A removal, and what stands there is the user's.
     LeftAlone,
+    /// An addition, and what stands there stays: the watcher publishes it over the event.
+    Kept,
 }
 
 /// Applies an event; when this returns, what it did would survive a power cut. A crash at any point leaves the old content or the new one at the path,
@@ -87,9 +90,19 @@ pub async fn apply<L: EventLog, B: BlobStore>(
         let applied = match (decision, event.added) {
             (Plan::Adopt, Some(attributes)) => adopt(&done, attributes, disk).await?,
             (Plan::Place { known }, Some(attributes)) => {
-                node.before_change().await?;
-                let verified = fetch(node, event, attributes).await?;
-                place(&done, disk, known, Some(verified)).await?
+                let verdict = match disk {
+                    OnDisk::File(..) if !known => may_replace(node, &event.path).await?,
+                    _ => Verdict::Replace,
+                };
+                match verdict {
+                    Verdict::Hold => return Err(ApplyError::Held),
+                    Verdict::Keep => done.row(None, Some(Aside::AskWatcher)).await?.then_some(Outcome::Kept),
+                    Verdict::Replace => {
+                        node.before_change().await?;
+                        let verified = fetch(node, event, attributes).await?;
+                        place(&done, disk, known, Some(verified)).await?
+                    }
+                }
             }
             (Plan::Remove { known }, _) => {
                 node.before_change().await?;
@@ -113,7 +126,7 @@ pub async fn apply<L: EventLog, B: BlobStore>(
 }
 
 /// The path's state once no intent stands: that of the other process is waited for, and finished when its maker is dead.
-async fn settled<L: EventLog, B: BlobStore>(
+pub async fn settled<L: EventLog, B: BlobStore>(
     node: &Node<L, B>,
     path: &MediaPath,
 ) -> Result<PathState, ApplyError> {
@@ -135,7 +148,7 @@ async fn settled<L: EventLog, B: BlobStore>(
 }
 
 /// What stands at the path; the file is read only when its stat does not tell its content. `None`: it changed meanwhile.
-async fn look_at<L: EventLog, B: BlobStore>(
+pub async fn look_at<L: EventLog, B: BlobStore>(
     node: &Node<L, B>,
     path: &MediaPath,
     seen: &PathState,
@@ -201,12 +214,13 @@ enum Aside {
     Ignore(OnDisk),
 }
 
-struct Committing<'a, L, B> {
-    node: &'a Node<L, B>,
-    session: &'a Session,
-    logged: &'a Logged,
-    event: &'a Event,
-    seen: &'a PathState,
+/// An event that is being applied, and what its path was like when it was looked at.
+pub struct Committing<'a, L, B> {
+    pub node: &'a Node<L, B>,
+    pub session: &'a Session,
+    pub logged: &'a Logged,
+    pub event: &'a Event,
+    pub seen: &'a PathState,
 }
 
 impl<L: EventLog, B: BlobStore> Committing<'_, L, B> {
@@ -285,7 +299,7 @@ async fn adopt<L: EventLog, B: BlobStore>(
 }
 
 /// Rules 3 and 4: intent, rename, folder sync, row. `verified`: the new content; `None` takes the old one out. `None` as answer: the path changed.
-async fn place<L: EventLog, B: BlobStore>(
+pub async fn place<L: EventLog, B: BlobStore>(
     done: &Committing<'_, L, B>,
     disk: OnDisk,
     known: bool,
@@ -337,7 +351,7 @@ async fn place<L: EventLog, B: BlobStore>(
     };
     let (failed, name) = match renamed {
         Ok((folder, made_below)) => {
-            sync_folders(node, folder, made_below).await?;
+            node.folders.sync_new(folder, made_below).await.map_err(ApplyError::Disk)?;
             (None, Name::Synced)
         }
         Err(error) => (Some(error), Name::Unsynced),
@@ -373,19 +387,6 @@ fn rename(
         (_, None) => root.take_out(&intent.temp, &folder)?,
     }
     Ok((folder.path, folder.made_below))
-}
-
-/// The folder of the new name, and those above it up to where one was made.
-async fn sync_folders<L: EventLog, B: BlobStore>(
-    node: &Node<L, B>,
-    folder: std::path::PathBuf,
-    made_below: Option<std::path::PathBuf>,
-) -> Result<(), ApplyError> {
-    let top = made_below.unwrap_or_else(|| folder.clone());
-    let all = folder.ancestors().take_while(|above| above.starts_with(&top));
-    let syncs = all.map(|above| node.folders.sync(above.into()));
-    futures_util::future::try_join_all(syncs).await.map_err(ApplyError::Disk)?;
-    Ok(())
 }
 
 async fn drop_temp<L: EventLog, B: BlobStore>(node: &Node<L, B>, intent: &Intent) -> Result<(), ApplyError> {

@@ -192,7 +192,7 @@ mod tests {
             let mirror: MirrorName = "media".parse().unwrap();
             let log = MemoryLog::new(&mirror, None);
             let created = log.state().await.unwrap().created;
-            index.write(move |tx| tx.begin_generation(&created)).await.unwrap();
+            index.write(move |tx| tx.begin_generation(&created, "another")).await.unwrap();
             Self { log, index, _dir: dir }
         }
 

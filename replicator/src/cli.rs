@@ -1,15 +1,21 @@
 //! What the user typed, and which command it is.
 
-use crate::{commands, log_command, replay};
+use crate::{commands, history, history::Which, log_command, parked, replay, restore, verify};
 use clap::{Args, Parser, Subcommand};
 use common::{
+    event::Version,
     exit::{Exit, Failure},
+    hash::ContentHash,
     logging,
     path::MediaPath,
-    settings::{CommonArgs, DownloadArgs, Environment, Layers, PlaceArgs, Settings},
+    settings::{
+        CommonArgs, DownloadArgs, Environment, Layers, PlaceArgs, ScrubArgs, Settings, WatchArgs,
+        parse_duration,
+    },
     startup::runtime,
     status,
 };
+use std::time::Duration;
 
 #[derive(Parser)]
 #[command(name = "replicator", version, about = "Brings a media folder up to the mirror's log")]
@@ -39,6 +45,8 @@ enum Command {
         transfer: DownloadArgs,
         #[command(flatten)]
         place: PlaceArgs,
+        #[command(flatten)]
+        scrub: ScrubArgs,
     },
     /// Say how all nodes are
     Status {
@@ -60,12 +68,72 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Name all versions of a path that the log has, and whether their content is still in the blob store
+    History {
+        /// The path, relative to the root
+        path: MediaPath,
+        /// One JSON object a line
+        #[arg(long)]
+        json: bool,
+    },
+    /// Bring content of a path back as a new version [default: what it had before the present one]
+    Restore {
+        /// The path, relative to the root
+        path: MediaPath,
+        /// The content of this version
+        #[arg(long, value_name = "N", conflicts_with = "sha256")]
+        version: Option<u64>,
+        /// This content, from the log or from the trash (a lost conflict)
+        #[arg(long, value_name = "H")]
+        sha256: Option<ContentHash>,
+        /// How long to wait until the new version is in the log [default: 60s]
+        #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "60s", hide_default_value = true)]
+        timeout: Duration,
+    },
+    /// Compare log, index, disk and blob store; 0: equal, 1: something differs
+    Verify {
+        /// Have the running processes repair what differs, wait for them, and look again
+        #[arg(long)]
+        repair: bool,
+        /// How long to wait for a repair [default: 60s]
+        #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "60s", hide_default_value = true)]
+        timeout: Duration,
+        /// Read every blob, rather than ask whether it is there: as many bytes as the mirror has
+        #[arg(long)]
+        blobs: bool,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        watch: WatchArgs,
+    },
+    /// Events that cannot be applied here
+    Parked {
+        #[command(subcommand)]
+        action: Option<ParkedAction>,
+        /// Print JSON
+        #[arg(long, global = true)]
+        json: bool,
+    },
     /// Build the tree of a window of the log in --root, touching nothing else there
     Replay {
         #[command(flatten)]
         window: Window,
         #[command(flatten)]
         transfer: DownloadArgs,
+    },
+}
+
+/// What to do about parked events.
+#[derive(Subcommand, Clone, Debug)]
+pub enum ParkedAction {
+    /// Name them, with the reason, since when, and how often they were tried (the default)
+    List,
+    /// Have the running replicator try them now, also those that it has given up
+    Retry {
+        /// Only those of these paths
+        #[arg(value_name = "PATH")]
+        paths: Vec<MediaPath>,
     },
 }
 
@@ -81,13 +149,28 @@ pub fn run() -> Result<Exit, Failure> {
 
 async fn dispatch(command: Command, settings: Settings, layers: Layers) -> Result<Exit, Failure> {
     match command {
-        Command::Run { transfer, place } => {
-            commands::run(settings, transfer.resolve(&layers)?, place.resolve(&layers)?).await
+        Command::Run { transfer, place, scrub } => {
+            let scrub = scrub.resolve(&layers)?;
+            commands::run(settings, transfer.resolve(&layers)?, place.resolve(&layers)?, scrub).await
         }
         Command::Status { json } => status::command(&settings, None, json).await,
         Command::Log { window, path, follow, json } => {
             log_command::run(settings, log_command::Wanted { window, path, follow, json }).await
         }
+        Command::History { path, json } => history::run(&settings, path, json).await,
+        Command::Restore { path, version, sha256, timeout } => {
+            let which = match (version, sha256) {
+                (Some(version), _) => Which::Version(Version::new(version)),
+                (None, Some(content)) => Which::Content(content),
+                (None, None) => Which::Before,
+            };
+            restore::run(&settings, path, which, timeout).await
+        }
+        Command::Verify { repair, timeout, blobs, json, watch } => {
+            let wanted = verify::Wanted { repair, timeout, blobs, json };
+            verify::run(settings, watch.resolve(&layers)?, wanted).await
+        }
+        Command::Parked { action, json } => parked::run(&settings, action, json).await,
         Command::Replay { window, transfer } => {
             replay::run(settings, window, transfer.resolve(&layers)?).await
         }

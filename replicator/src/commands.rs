@@ -3,6 +3,7 @@
 use crate::{
     node::{ApplyError, Node, Parts},
     plan::Removals,
+    scrub,
     service::{Service, ServiceError},
 };
 use common::{
@@ -10,7 +11,7 @@ use common::{
     limits::RateLimit,
     nodes::{ReportError, Reporter, Role},
     root::Ownership,
-    settings::{self, PlaceSettings, Settings, TransferSettings},
+    settings::{self, PlaceSettings, ScrubSettings, Settings, TransferSettings},
     startup::{Local, Stores, connect_service, identity, stop_on_signals},
     trust::Gate,
 };
@@ -38,6 +39,7 @@ pub async fn run(
     settings: Settings,
     transfer: TransferSettings,
     place: PlaceSettings,
+    scrub: ScrubSettings,
 ) -> Result<Exit, Failure> {
     let owner = match &place.owner {
         Some(owner) => {
@@ -76,7 +78,9 @@ pub async fn run(
             gate: Gate::new(broker.connection(), Stores::keeper(&broker, &settings)),
         });
         tracing::info!(root = %local.root.path().display(), mirror = %settings.mirror, node = %settings.node, "replicating");
-        Service::new(node, transfer.transfers, u64::from(place.trash_days)).run(reporter, stop.clone()).await?;
+        let service = Service::new(node, transfer.transfers, u64::from(place.trash_days));
+        let _scrub = scrub::start(&service, scrub, &stop);
+        service.run(reporter, stop.clone()).await?;
         Ok(Exit::Done)
     }
     .await;

@@ -10,6 +10,7 @@ use common::{
     blobs::{BlobReader, BlobStore},
     event::{Attributes, Event},
     hash::{ContentHash, Hasher},
+    index::Index,
     limits::RateLimit,
     log::EventLog,
     path::MediaPath,
@@ -56,7 +57,7 @@ pub async fn fetch<L: EventLog, B: BlobStore>(
         owner: node.owner,
     };
     if attributes.size > 0
-        && let Some(copied) = copy_local(node, &job).await?
+        && let Some(copied) = copy_local(&node.index, &job).await?
     {
         return Ok(copied);
     }
@@ -184,7 +185,7 @@ impl Placing {
     }
 
     /// Copies from an open file of this node: as a reflink where the file system can, and read back and hashed either way.
-    fn copy(&self, source: &mut File) -> Result<Option<Verified>, ApplyError> {
+    pub fn copy(&self, source: &mut File) -> Result<Option<Verified>, ApplyError> {
         let temp = self.root.create_temp(self.content).map_err(ApplyError::Disk)?;
         let name = temp.name.clone();
         let copied = (|| {
@@ -223,11 +224,8 @@ impl Placing {
 }
 
 /// The same content elsewhere on this node, in the tree or in the trash.
-async fn copy_local<L: EventLog, B: BlobStore>(
-    node: &Node<L, B>,
-    job: &Placing,
-) -> Result<Option<Verified>, ApplyError> {
-    for (path, row) in node.index.paths_with(job.content)? {
+pub async fn copy_local(index: &Index, job: &Placing) -> Result<Option<Verified>, ApplyError> {
+    for (path, row) in index.paths_with(job.content)? {
         let job = job.clone();
         let copied = blocking(move || {
             let unchanged = matches!(job.root.look(&path), Ok(Look::File(now)) if Some(now.stat) == row.stat);
@@ -241,7 +239,7 @@ async fn copy_local<L: EventLog, B: BlobStore>(
             return Ok(copied);
         }
     }
-    for trashed in node.index.trashed_with(job.content)? {
+    for trashed in index.trashed_with(job.content)? {
         let job = job.clone();
         let copied = blocking(move || match job.root.open_trashed(&trashed.id, &trashed.path) {
             Ok((mut source, _)) => job.copy(&mut source),

@@ -1,6 +1,6 @@
 //! What the stages of this process share, and how their failures are answered.
 
-use crate::{plan::Removals, sync::FolderSync};
+use crate::{hold::Replacing, plan::Removals, sync::FolderSync};
 use common::{
     blobs::{BlobError, BlobStore},
     broker::BrokerError,
@@ -41,6 +41,8 @@ pub struct Node<L, B> {
     pub removals: Removals,
     pub folders: FolderSync,
     pub large: Arc<Semaphore>,
+    /// Unknown files that were replaced lately (rule 8).
+    pub replacing: Arc<Replacing>,
     /// This run of the process, by which its intents are known.
     pub run: String,
     state_dir: PathBuf,
@@ -78,6 +80,9 @@ pub enum ApplyError {
     /// Something that is never replaced stands at the path.
     #[error("{0} stands at the path")]
     InTheWay(&'static str),
+    /// One of many unknown files that would be replaced.
+    #[error("the file here is not known to the log, and one of many: it is held until an operator agrees")]
+    Held,
     /// The log.
     #[error(transparent)]
     Log(#[from] BrokerError),
@@ -117,6 +122,8 @@ pub enum Next {
     Pause,
     /// Park it now: only a person or a newer event helps.
     Park,
+    /// Park it until an operator answers.
+    Hold,
     /// End the process: nothing here can be trusted.
     Halt,
 }
@@ -126,6 +133,7 @@ impl ApplyError {
     pub fn next(&self, content: ContentHash) -> Next {
         match self {
             Self::SessionOver => Next::NewSession,
+            Self::Held => Next::Hold,
             Self::Log(error) | Self::Blob(BlobError::Broker(error)) => match error {
                 BrokerError::Timeout { .. } | BrokerError::Away { .. } | BrokerError::Absent { .. } => {
                     Next::NewSession
@@ -179,6 +187,7 @@ impl<L: EventLog, B: BlobStore> Node<L, B> {
             owner: parts.owner,
             removals: parts.removals,
             large: Arc::new(Semaphore::new(LARGE_FILES)),
+            replacing: Arc::default(),
             run: format!("{:016x}", rand::random::<u64>()),
             state_dir: parts.state_dir,
             gate: parts.gate,

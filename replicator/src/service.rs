@@ -1,5 +1,7 @@
 //! The replicator's loop: it picks what happens next, and hands each event to [`work`](crate::work).
 
+mod asked;
+
 use crate::{
     apply::Outcome,
     check::{Check, read_page},
@@ -22,7 +24,10 @@ use common::{
 };
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 use tokio::{
@@ -42,8 +47,6 @@ const READ: usize = 256;
 const TICK: Duration = Duration::from_millis(200);
 /// How often what is in work is reported as such to the broker, which waits 30 s.
 const PROGRESS: Duration = Duration::from_secs(10);
-/// How often parked events are looked through.
-const PARKED: Duration = Duration::from_secs(5);
 /// How often the trash is looked after.
 const UPKEEP: Duration = Duration::from_secs(2);
 /// Until a broker that is connected but does not answer is asked again.
@@ -114,6 +117,14 @@ pub struct Service<L: EventLog, B> {
     upkeep: JoinSet<Result<(), IndexError>>,
     wanted: BTreeSet<ContentHash>,
     wanted_changed: bool,
+    /// Wanted by a check, not by an event.
+    asked: BTreeSet<ContentHash>,
+    repairs: JoinSet<asked::Repairs>,
+    restock: JoinSet<Result<(), ApplyError>>,
+    restocked: Instant,
+    held_said: bool,
+    /// What is slow and may wait looks at it.
+    busy_now: Arc<AtomicBool>,
     full: Option<String>,
     last_trouble: Option<String>,
     last_error: Option<String>,
@@ -145,6 +156,12 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
             upkeep: JoinSet::new(),
             wanted: BTreeSet::new(),
             wanted_changed: false,
+            asked: BTreeSet::new(),
+            repairs: JoinSet::new(),
+            restock: JoinSet::new(),
+            restocked: Instant::now(),
+            held_said: false,
+            busy_now: Arc::default(),
             full: None,
             last_trouble: None,
             last_error: None,
@@ -152,13 +169,18 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
         }
     }
 
+    /// What the stages share, and whether there is work: for what goes on beside the loop.
+    pub fn beside(&self) -> (Arc<Node<L, B>>, Arc<AtomicBool>) {
+        (Arc::clone(&self.node), Arc::clone(&self.busy_now))
+    }
+
     /// Runs until it is told to stop. What is in flight then is finished, or comes again at the next start.
     pub async fn run(mut self, mut reporter: Reporter, stop: CancellationToken) -> Result<(), ServiceError> {
         let mut follower: Option<Followed<DeliveryOf<L>>> = None;
         let mut connection = reporter.connection();
         let (mut tick, mut progress) = (interval(TICK), interval(PROGRESS));
-        let (mut parked, mut keep) = (interval(PARKED), interval(UPKEEP));
-        for timer in [&mut tick, &mut progress, &mut parked, &mut keep] {
+        let (mut asking, mut keep) = (asked::asking(), interval(UPKEEP));
+        for timer in [&mut tick, &mut progress, &mut keep] {
             timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
         }
         loop {
@@ -188,7 +210,9 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
                     follower = self.begin_session().await?;
                 }
                 _ = progress.tick() => self.report_progress(),
-                _ = parked.tick(), if self.session.is_some() => self.try_parked()?,
+                _ = asking.tick(), if self.session.is_some() => self.look_for_asked()?,
+                Some(found) = self.repairs.join_next(), if !self.repairs.is_empty() => self.take_repairs(panics(found)).await?,
+                Some(done) = self.restock.join_next(), if !self.restock.is_empty() => self.restocked(panics(done)),
                 _ = keep.tick(), if self.upkeep.is_empty() => {
                     let (node, days) = (Arc::clone(&self.node), self.trash_days);
                     self.upkeep.spawn(async move { upkeep::run(&node, days).await });
@@ -221,6 +245,7 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
         self.outstanding.clear();
         self.reads.abort_all();
         self.reads.detach_all();
+        self.forget_asked();
         self.pauses.abort_all();
         self.pauses.detach_all();
         // What rests was taken away with its rest; what runs ends by itself.
@@ -261,6 +286,7 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
                 }
                 self.stored = state.version;
                 let delivered = consumer.delivered.max(consumer.acknowledged);
+                self.look_at_consumer(delivered, session.log.last, state.version);
                 self.consumer_ahead = (delivered > session.log.last).then_some(delivered);
                 let to = delivered.min(session.log.last);
                 self.tracker.read_again(state.version.next(), to);
@@ -346,27 +372,6 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
         }
     }
 
-    fn try_parked(&mut self) -> Result<(), ServiceError> {
-        let now = Timestamp::now();
-        for parked in self.node.index.parked()? {
-            let waits = self.again.iter().any(|item| item.logged.version == parked.version);
-            let free = !waits && !self.busy.contains_key(&parked.subject);
-            let due = !parked.permanent && parked.next_try <= now && free;
-            if due && self.again.len() < READY {
-                let subjects = self.node.log.subjects();
-                let logged = Logged::new(
-                    subjects,
-                    parked.version,
-                    parked.stamp,
-                    parked.subject,
-                    parked.payload.into(),
-                );
-                self.again.push_back(Item { parked: Some(parked.tries), ..Item::new(logged, None) });
-            }
-        }
-        Ok(())
-    }
-
     // ---- work ---------------------------------------------------------------------------------------------------
 
     fn start(&mut self) {
@@ -417,6 +422,11 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
                 self.last_error = Some(reason);
                 self.applied(&item, current).await;
             }
+            Ok(Tried::Held) => {
+                self.say_held();
+                self.applied(&item, current).await;
+            }
+            Ok(Tried::Rested { reason }) => self.trouble(reason),
             Ok(Tried::Again { reason, pause, want, full }) => {
                 if let Some(content) = want
                     && self.wanted.len() < WANTED
@@ -468,6 +478,9 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
     }
 
     async fn applied(&mut self, item: &Item<DeliveryOf<L>>, current: bool) {
+        if item.repair.is_some() {
+            return; // The version does not depend on it.
+        }
         if current {
             let event = item.logged.id(self.node.log.subjects());
             let subject = item.logged.subject.clone();
@@ -490,6 +503,9 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
             }
             Outcome::Removed => {
                 tracing::info!(%version, %path, elapsed_ms, latency_ms, from = %event.node, "removed")
+            }
+            Outcome::Kept => {
+                tracing::warn!(%version, %path, "what stands here stays, for the watcher to publish")
             }
             Outcome::LeftAlone => {
                 tracing::warn!(%version, %path, "removed elsewhere; what stands here was left alone")
@@ -518,6 +534,7 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
             self.end_session();
         }
         self.store_version().await?;
+        self.busy_now.store(self.pending() > 0, Ordering::Relaxed);
         if let Some(ahead) = self.consumer_ahead {
             self.follow_by_reading(ahead).await;
         }
@@ -526,7 +543,7 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
         }
         if self.wanted_changed && self.session.is_some() {
             self.wanted_changed = false;
-            reporter.want(self.wanted.iter().copied().collect());
+            reporter.want(self.wanted_list());
         }
         let progress = Progress {
             state: self.state(),

@@ -40,6 +40,14 @@ impl FolderSync {
         Self(sender)
     }
 
+    /// The same for the folder of a new name, and those above it up to where one was made.
+    pub async fn sync_new(&self, folder: PathBuf, made_below: Option<PathBuf>) -> io::Result<()> {
+        let top = made_below.unwrap_or_else(|| folder.clone());
+        let all = folder.ancestors().take_while(|above| above.starts_with(&top));
+        futures_util::future::try_join_all(all.map(|above| self.sync(above.into()))).await?;
+        Ok(())
+    }
+
     /// Returns when the names in a folder would survive a power cut.
     pub async fn sync(&self, folder: PathBuf) -> io::Result<()> {
         let (waiter, synced) = oneshot::channel();

@@ -3,13 +3,14 @@
 use crate::{
     apply::{Outcome, apply},
     node::{ApplyError, Next, Node},
+    repair::repair,
 };
 use backon::{BackoffBuilder, ExponentialBuilder};
 use common::{
     blobs::BlobStore,
     error_chain,
     hash::ContentHash,
-    index::Parked,
+    index::{Parked, Repair},
     log::{EventLog, Logged},
     time::Timestamp,
     trust::Session,
@@ -40,12 +41,14 @@ pub struct Item<D> {
     pub tries: usize,
     /// It comes from the parked events, where it has been tried so often.
     pub parked: Option<u32>,
+    /// It is brought to the disk once more, on request.
+    pub repair: Option<Repair>,
 }
 
 impl<D> Item<D> {
     /// A new one.
     pub fn new(logged: Logged, delivery: Option<Arc<D>>) -> Self {
-        Self { logged: Arc::new(logged), delivery, failing: None, tries: 0, parked: None }
+        Self { logged: Arc::new(logged), delivery, failing: None, tries: 0, parked: None, repair: None }
     }
 }
 
@@ -53,6 +56,10 @@ impl<D> Item<D> {
 pub enum Tried {
     /// Applied.
     Done(Outcome),
+    /// Set aside in the index until an operator answers (rule 8).
+    Held,
+    /// A repair that failed: it stays in the index, and rests.
+    Rested { reason: String },
     /// Set aside in the index.
     Parked { reason: String, permanent: bool },
     /// To be tried again after a pause. `want`: the store does not have it, so the other nodes are asked.
@@ -74,8 +81,15 @@ pub async fn try_once<L: EventLog, B: BlobStore, D>(
         Ok(event) => event,
         Err(invalid) => return park(node, session, item, invalid.to_string(), true).await,
     };
-    let error = match apply(node, session, logged, event).await {
+    let applied = match &item.repair {
+        None => apply(node, session, logged, event).await,
+        Some(_) => repair(node, session, logged, event).await,
+    };
+    let error = match applied {
         Ok(outcome) => {
+            if let Some(Repair { path, since, .. }) = item.repair.clone() {
+                node.index.write(move |tx| tx.end_repair(&path, since)).await?;
+            }
             if item.parked.is_some() {
                 let (subject, version) = (logged.subject.clone(), logged.version);
                 node.index.write(move |tx| tx.unpark(&subject, version)).await?;
@@ -93,10 +107,18 @@ pub async fn try_once<L: EventLog, B: BlobStore, D>(
     match next {
         Next::NewSession => Ok(Tried::SessionOver),
         Next::Halt => Ok(Tried::Halt(error)),
+        Next::Park | Next::Hold if item.repair.is_some() => rest(node, item, reason).await,
         Next::Park => park(node, session, item, reason, true).await,
+        Next::Hold => match park(node, session, item, reason, false).await? {
+            Tried::Parked { .. } => Ok(Tried::Held),
+            over => Ok(over),
+        },
         Next::Pause => Ok(Tried::Again { reason, pause: FULL_PAUSE, want, full: true }),
         Next::Retry | Next::Want(_) => {
             let tired = item.failing.is_some_and(|since| since.elapsed() > PATIENCE);
+            if tired && item.repair.is_some() {
+                return rest(node, item, reason).await;
+            }
             if tired || item.parked.is_some() {
                 let in_vain = want.is_some() && parked_for(node, item)? > IN_VAIN;
                 return park(node, session, item, reason, in_vain).await;
@@ -104,6 +126,34 @@ pub async fn try_once<L: EventLog, B: BlobStore, D>(
             Ok(Tried::Again { reason, pause: pause(item.tries), want, full: false })
         }
     }
+}
+
+/// A repair that fails for as long as an event may is tried again later, and given up after a day: the file's absence counts as absence then.
+async fn rest<L: EventLog, B: BlobStore, D>(
+    node: &Node<L, B>,
+    item: &Item<D>,
+    reason: String,
+) -> Result<Tried, ApplyError> {
+    let Some(Repair { path, since, tries }) = item.repair.clone() else {
+        return Ok(Tried::Rested { reason });
+    };
+    let now = Timestamp::now();
+    if now.seconds_since(since) > IN_VAIN {
+        tracing::error!(%path, reason, "could not be repaired for a day: given up");
+        node.index.write(move |tx| tx.end_repair(&path, since)).await?;
+    } else {
+        let next_try = later(now, resting(tries));
+        node.index.write(move |tx| tx.rest_repair(&path, next_try)).await?;
+    }
+    Ok(Tried::Rested { reason })
+}
+
+fn resting(tries: u32) -> Duration {
+    REST.0.saturating_mul(1 << tries.min(8)).min(REST.1)
+}
+
+fn later(now: Timestamp, rest: Duration) -> Timestamp {
+    Timestamp::from_nanos(now.nanos() + i128::try_from(rest.as_nanos()).unwrap_or(0))
 }
 
 fn pause(tries: usize) -> Duration {
@@ -131,7 +181,6 @@ async fn park<L: EventLog, B: BlobStore, D>(
 ) -> Result<Tried, ApplyError> {
     let now = Timestamp::now();
     let tries = item.parked.map_or(0, |tries| tries + 1);
-    let rest = REST.0.saturating_mul(1 << tries.min(8)).min(REST.1);
     let logged = &item.logged;
     let parked = Parked {
         subject: logged.subject.clone(),
@@ -146,7 +195,7 @@ async fn park<L: EventLog, B: BlobStore, D>(
         permanent,
         since: now,
         tries,
-        next_try: Timestamp::from_nanos(now.nanos() + i128::try_from(rest.as_nanos()).unwrap_or(0)),
+        next_try: later(now, resting(tries)),
     };
     let generation = session.generation;
     let kept = node

@@ -42,8 +42,12 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Publish the removals that are held
-    Approve,
+    /// Go on with what is held: publish the removals, make the replacements
+    Approve {
+        /// Take it back instead: fetch the removed files again, publish what stands here over what would replace it
+        #[arg(long)]
+        revert: bool,
+    },
 }
 
 /// Runs the program.
@@ -65,6 +69,6 @@ async fn dispatch(command: Command, settings: Settings, layers: Layers) -> Resul
             commands::scan(settings, transfer.resolve(&layers)?, watch.resolve(&layers)?).await
         }
         Command::Status { json } => status::command(&settings, Some(Role::Watcher), json).await,
-        Command::Approve => commands::approve(settings).await,
+        Command::Approve { revert } => commands::approve(settings, revert).await,
     }
 }

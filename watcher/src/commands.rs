@@ -2,18 +2,21 @@
 
 use crate::{
     node::{Node, Parts, Rules},
-    service::{Ground, Mode, Online, Service, ServiceError, Summary, Tally, read_rules},
+    service::{Ground, Mode, Online, Service, ServiceError, Summary, Tally},
 };
 use common::{
     blobs::NatsBlobs,
     broker::Broker,
     exit::{Exit, Failure, Fault},
-    index::Index,
+    index::HeldCount,
     limits::RateLimit,
     log::JetStreamLog,
     nodes::{ReportError, Reporter, Role},
+    root::IgnoreRules,
     settings::{Settings, TransferSettings, WatchSettings},
-    startup::{Local, Stores, connect_command, connect_service, identity, stop_on_signals},
+    startup::{
+        Local, Stores, connect_command, connect_service, identity, index_of, is_running, stop_on_signals,
+    },
     trust::Gate,
 };
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
@@ -47,7 +50,7 @@ fn ground(local: &Local, watch: &WatchSettings) -> Result<Ground, Failure> {
     Ok(Ground {
         root: Arc::clone(&local.root),
         index: local.index.clone(),
-        rules: Rules::new(read_rules(local.root.path(), &watch.ignore)?),
+        rules: Rules::new(IgnoreRules::read(local.root.path(), &watch.ignore)?),
         patterns: watch.ignore.clone(),
     })
 }
@@ -78,7 +81,7 @@ pub async fn run(
     transfer: TransferSettings,
     watch: WatchSettings,
 ) -> Result<Exit, Failure> {
-    common::root::IgnoreRules::new(&watch.ignore, None)?;
+    IgnoreRules::new(&watch.ignore, None)?;
     let stop = stop_on_signals().map_err(|error| Failure::new(Exit::Failed, error))?;
     let local = Local::open(&settings, Role::Watcher).await?;
     let ground = ground(&local, &watch)?;
@@ -111,7 +114,7 @@ pub async fn scan(
     transfer: TransferSettings,
     watch: WatchSettings,
 ) -> Result<Exit, Failure> {
-    common::root::IgnoreRules::new(&watch.ignore, None)?;
+    IgnoreRules::new(&watch.ignore, None)?;
     let stop = stop_on_signals().map_err(|error| Failure::new(Exit::Failed, error))?;
     let local = Local::open(&settings, Role::Watcher).await?;
     let ground = ground(&local, &watch)?;
@@ -209,16 +212,32 @@ impl Bar {
     }
 }
 
-pub async fn approve(settings: Settings) -> Result<Exit, Failure> {
-    let folders = settings.folders()?;
-    let path = folders.state.join("index.db");
-    if !path.exists() {
-        return Err(Failure::new(
-            Exit::Failed,
-            format!("there is no index at {}: no watcher has run here", path.display()),
-        ));
+/// Answers what is held (rule 8). The running processes do the rest, or do it when they are started.
+pub async fn approve(settings: Settings, revert: bool) -> Result<Exit, Failure> {
+    let (folders, index) = index_of(&settings)?;
+    let HeldCount { removals, replacements } = match revert {
+        false => index.write(|tx| tx.approve_held()).await?,
+        true => index.write(|tx| tx.revert_held()).await?,
+    };
+    let (done, them) = match revert {
+        false => ("approved; the watcher publishes them", "approved; the replicator makes them"),
+        true => (
+            "taken back; the replicator fetches the files",
+            "taken back; the watcher publishes what stands here",
+        ),
+    };
+    println!("{removals} removals {done}");
+    if replacements > 0 {
+        println!("{replacements} replacements {them}");
     }
-    let held = Index::open(&path)?.write(|tx| tx.approve_held()).await?;
-    println!("{held} removals approved; the watcher publishes them");
+    for role in [Role::Watcher, Role::Replicator] {
+        let needed = match role {
+            Role::Watcher => replacements > 0 && revert || removals > 0 && !revert,
+            Role::Replicator => replacements > 0 || removals > 0 && revert,
+        };
+        if needed && !is_running(&folders, role) {
+            eprintln!("the {role} of this node is not running: it does its part when it is started");
+        }
+    }
     Ok(Exit::Done)
 }

@@ -21,7 +21,7 @@ pub fn nanos(time: Timestamp) -> i64 {
     i64::try_from(time.nanos()).unwrap_or(if time.nanos() < 0 { i64::MIN } else { i64::MAX })
 }
 
-fn unsigned(row: &Sql, column: &str) -> Read<u64> {
+pub fn unsigned(row: &Sql, column: &str) -> Read<u64> {
     Ok(row.get::<_, i64>(column)?.cast_unsigned())
 }
 
@@ -29,19 +29,19 @@ fn version(row: &Sql, column: &str) -> Read<Version> {
     Ok(Version::new(unsigned(row, column)?))
 }
 
-fn bad<E: std::error::Error + Send + Sync + 'static>(error: E) -> rusqlite::Error {
+pub fn bad<E: std::error::Error + Send + Sync + 'static>(error: E) -> rusqlite::Error {
     rusqlite::Error::FromSqlConversionFailure(0, Type::Blob, Box::new(error))
 }
 
-fn hash(row: &Sql, column: &str) -> Read<Option<ContentHash>> {
+pub fn hash(row: &Sql, column: &str) -> Read<Option<ContentHash>> {
     Ok(row.get::<_, Option<[u8; 32]>>(column)?.map(ContentHash::from_raw))
 }
 
-fn some_hash(row: &Sql, column: &str) -> Read<ContentHash> {
+pub fn some_hash(row: &Sql, column: &str) -> Read<ContentHash> {
     Ok(ContentHash::from_raw(row.get(column)?))
 }
 
-fn time(row: &Sql, column: &str) -> Read<Timestamp> {
+pub fn time(row: &Sql, column: &str) -> Read<Timestamp> {
     Ok(Timestamp::from_nanos(i128::from(row.get::<_, i64>(column)?)))
 }
 
@@ -266,7 +266,7 @@ pub fn write_parked(conn: &Connection, parked: &Parked) -> Result<(), IndexError
         "INSERT INTO parked (subject, path, seq, stamp, payload, reason, permanent, since, tries, next_try)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
          ON CONFLICT (subject) DO UPDATE SET path = ?2, seq = ?3, stamp = ?4, payload = ?5, reason = ?6, permanent = ?7, since = ?8,
-         tries = ?9, next_try = ?10 WHERE seq <= ?3",
+         tries = ?9, next_try = ?10, asked = 0 WHERE seq <= ?3",
     )?
     .execute(params![
         parked.subject,

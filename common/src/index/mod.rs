@@ -7,6 +7,7 @@
 //! Costs: two connections and one thread; page caches of 8 MiB each at most; about 150 bytes of disk a path, and as much for the
 //! look-ups by content and inode.
 
+mod care;
 mod codec;
 mod digest;
 mod read;
@@ -14,6 +15,7 @@ mod tx;
 mod types;
 mod writer;
 
+pub use care::{Answer, HeldCount, HeldKind, Repair, Scrub, WantedBlob};
 pub use digest::Digest;
 pub use read::PathCursor;
 pub use tx::{Commit, Tx};

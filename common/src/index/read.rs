@@ -5,7 +5,10 @@ use crate::{event::StreamCreated, hash::ContentHash, path::MediaPath, time::Time
 use rusqlite::{Connection, OptionalExtension, params};
 
 impl Index {
-    fn read<T>(&self, query: impl FnOnce(&Connection) -> Result<T, IndexError>) -> Result<T, IndexError> {
+    pub(super) fn read<T>(
+        &self,
+        query: impl FnOnce(&Connection) -> Result<T, IndexError>,
+    ) -> Result<T, IndexError> {
         // A panic in a query leaves the connection as usable as before.
         let conn = self.reader.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         query(&conn).map_err(|error| error.at(&self.path))
@@ -26,6 +29,16 @@ impl Index {
         self.read(|conn| {
             let mut statement = conn.prepare_cached("SELECT created FROM generations WHERE id = ?1")?;
             Ok(statement.query_row(params![sql(generation.0)], created_from).optional()?)
+        })
+    }
+
+    /// When the current generation began, and why.
+    pub fn began(&self) -> Result<Option<(Timestamp, String)>, IndexError> {
+        self.read(|conn| {
+            let mut query =
+                conn.prepare_cached("SELECT began, why FROM generations ORDER BY id DESC LIMIT 1")?;
+            let from = |row: &rusqlite::Row<'_>| Ok((time(row, "began")?, row.get("why")?));
+            Ok(query.query_row([], from).optional()?)
         })
     }
 
@@ -112,6 +125,17 @@ impl Index {
         self.list("SELECT * FROM parked ORDER BY seq", parked_from)
     }
 
+    /// Up to 256 parked events that are to be tried now, oldest position first: those that an operator asked for, and those whose rest is over.
+    pub fn parked_due(&self, now: Timestamp) -> Result<Vec<Parked>, IndexError> {
+        self.read(|conn| {
+            let mut query = conn.prepare_cached(
+                "SELECT * FROM parked WHERE asked = 1 OR (permanent = 0 AND next_try <= ?1) ORDER BY seq LIMIT 256",
+            )?;
+            let found = query.query_map(params![nanos(now)], parked_from)?;
+            Ok(found.collect::<Result<_, _>>()?)
+        })
+    }
+
     /// The parked event of one path.
     pub fn parked_of(&self, path: &MediaPath) -> Result<Option<Parked>, IndexError> {
         self.read(|conn| {
@@ -127,11 +151,6 @@ impl Index {
             let mut query = conn.prepare_cached("SELECT * FROM parked WHERE subject = ?1")?;
             Ok(query.query_row(params![subject], parked_from).optional()?)
         })
-    }
-
-    /// The removals held, each with whether the operator has agreed.
-    pub fn held(&self) -> Result<Vec<(MediaPath, bool)>, IndexError> {
-        self.list("SELECT * FROM held ORDER BY path", |row| Ok((path_from(row)?, row.get("approved")?)))
     }
 
     /// The paths that the watcher is to look at, in path order, after `after`, at most `limit`.
@@ -156,14 +175,6 @@ impl Index {
         Ok(self.list("SELECT * FROM coverage", coverage_from)?.pop())
     }
 
-    /// Whether the operator has agreed with the removal of a path.
-    pub fn is_approved(&self, path: &MediaPath) -> Result<bool, IndexError> {
-        self.read(|conn| {
-            let mut query = conn.prepare_cached("SELECT approved FROM held WHERE path = ?1")?;
-            Ok(query.query_row(params![path.as_bytes()], |row| row.get(0)).optional()?.unwrap_or(false))
-        })
-    }
-
     /// How many lost conflicts the trash holds.
     pub fn lost_conflicts(&self) -> Result<u64, IndexError> {
         self.count("SELECT count(*) FROM trash WHERE lost = 1")
@@ -177,11 +188,6 @@ impl Index {
     /// How many events are parked.
     pub fn parked_count(&self) -> Result<u64, IndexError> {
         self.count("SELECT count(*) FROM parked")
-    }
-
-    /// How many removals are held without the operator's consent.
-    pub fn held_count(&self) -> Result<u64, IndexError> {
-        self.count("SELECT count(*) FROM held WHERE approved = 0")
     }
 
     /// How many paths the index knows as present, of whatever generation.
@@ -205,13 +211,13 @@ impl Index {
         self.read(|conn| page(conn, &low, high.as_deref(), after, limit))
     }
 
-    fn count(&self, query: &str) -> Result<u64, IndexError> {
+    pub(super) fn count(&self, query: &str) -> Result<u64, IndexError> {
         self.read(|conn| {
             Ok(conn.prepare_cached(query)?.query_row([], |row| row.get::<_, i64>(0))?.cast_unsigned())
         })
     }
 
-    fn list<T>(
+    pub(super) fn list<T>(
         &self,
         query: &str,
         from: impl FnMut(&rusqlite::Row<'_>) -> rusqlite::Result<T>,

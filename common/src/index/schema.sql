@@ -27,7 +27,9 @@ CREATE TABLE node (
 -- Each generation is one life of the log, named by its stream's creation time.
 CREATE TABLE generations (
     id       INTEGER PRIMARY KEY,
-    created  TEXT NOT NULL
+    created  TEXT NOT NULL,
+    began    INTEGER NOT NULL,
+    why      TEXT NOT NULL  -- what was found at the life before
 ) STRICT;
 
 -- One line for each path. Those of removed paths stay (rule 1).
@@ -101,7 +103,8 @@ CREATE TABLE parked (
     permanent  INTEGER NOT NULL,
     since      INTEGER NOT NULL,
     tries      INTEGER NOT NULL,
-    next_try   INTEGER NOT NULL
+    next_try   INTEGER NOT NULL,
+    asked      INTEGER NOT NULL DEFAULT 0  -- 1: an operator wants it tried now, whatever its reason
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX parked_path ON parked (path);
 
@@ -122,11 +125,13 @@ CREATE INDEX trash_content ON trash (sha256);
 CREATE INDEX trash_unchecked ON trash (moved) WHERE checked = 0;
 CREATE INDEX trash_kept ON trash (moved) WHERE lost = 0;
 
--- Removals held beyond the limit, until an operator agrees (rule 8).
+-- What is held beyond the limit, until an operator answers (rule 8).
 CREATE TABLE held (
-    path   BLOB PRIMARY KEY,
-    since  INTEGER NOT NULL,
-    approved INTEGER NOT NULL DEFAULT 0
+    path    BLOB NOT NULL,
+    kind    INTEGER NOT NULL,            -- 0 a removal that the watcher does not publish, 1 a replacement that the replicator does not make
+    since   INTEGER NOT NULL,
+    answer  INTEGER NOT NULL DEFAULT 0,  -- 0 none yet, 1 go on, 2 what stands here stays
+    PRIMARY KEY (path, kind)
 ) STRICT, WITHOUT ROWID;
 
 -- Paths that the watcher is to look at: left alone by a removal, or ripe while the broker was away.
@@ -141,4 +146,29 @@ CREATE TABLE coverage (
     id       INTEGER PRIMARY KEY CHECK (id = 0),
     folders  INTEGER NOT NULL,
     watched  INTEGER NOT NULL
+) STRICT;
+
+-- Paths whose last event the replicator is asked to bring to the disk once more: the disk lacks the content, or has rotten bytes.
+CREATE TABLE repairs (
+    path      BLOB PRIMARY KEY,
+    since     INTEGER NOT NULL,
+    tries     INTEGER NOT NULL,
+    next_try  INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- Blobs that a check found missing or damaged in the store: the replicator asks the watchers for them until they are whole.
+CREATE TABLE wanted (
+    sha256  BLOB PRIMARY KEY,
+    size    INTEGER NOT NULL,
+    since   INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- One row: how far the background check of cold files is.
+CREATE TABLE scrub (
+    id        INTEGER PRIMARY KEY CHECK (id = 0),
+    position  BLOB,              -- the last path looked at in the pass under way
+    started   INTEGER,           -- when that pass began; NULL: none is under way
+    finished  INTEGER,           -- when the last whole pass ended
+    files     INTEGER NOT NULL,  -- rows passed in the pass under way
+    rotten    INTEGER NOT NULL   -- of them found rotten
 ) STRICT;

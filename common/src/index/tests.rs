@@ -67,7 +67,7 @@ async fn the_row_of_a_removed_path_stays_and_leaves_the_digest() {
 #[tokio::test]
 async fn a_new_generation_drops_offers_and_parked_events_and_keeps_rows_as_facts() {
     let (_dir, index) = open();
-    index.write(|tx| tx.begin_generation(&life(1))).await.unwrap();
+    index.write(|tx| tx.begin_generation(&life(1), "a test")).await.unwrap();
     apply(&index, commit("a", 9, Kind::Added, 1)).await;
     let offer = Offer {
         kind: Kind::Added,
@@ -81,7 +81,7 @@ async fn a_new_generation_drops_offers_and_parked_events_and_keeps_rows_as_facts
     };
     let seen = index.path_state(&path("a")).unwrap();
     assert!(index.write(move |tx| tx.offer(&path("a"), &seen, &offer)).await.unwrap());
-    index.write(|tx| tx.begin_generation(&life(2))).await.unwrap();
+    index.write(|tx| tx.begin_generation(&life(2), "a test")).await.unwrap();
 
     let node = index.node().unwrap();
     assert_eq!((node.generation, node.version, node.created), (Generation(2), Version::ZERO, Some(life(2))));
@@ -221,7 +221,7 @@ async fn a_note_of_the_outbox_outlives_a_look_that_began_before_it() {
     assert_eq!((left, index.outbox_count().unwrap()), (vec![path("a"), path("c")], 2));
     assert_eq!(index.outbox(Some(&path("a")), 10).unwrap()[0].path, path("c"));
     // Rules 9 and 10: another life of the log does not make what happened here unseen.
-    index.write(|tx| tx.begin_generation(&life(1))).await.unwrap();
+    index.write(|tx| tx.begin_generation(&life(1), "another")).await.unwrap();
     assert_eq!(index.outbox_count().unwrap(), 2);
 }
 
@@ -233,4 +233,90 @@ async fn coverage_is_what_was_said_last() {
         index.write(move |tx| tx.set_coverage(Coverage { folders: 4, watched })).await.unwrap();
     }
     assert_eq!(index.coverage().unwrap(), Some(Coverage { folders: 4, watched: 4 }));
+}
+
+#[tokio::test]
+async fn what_is_held_is_answered_for_each_kind_and_a_commit_releases_a_replacement() {
+    let (_dir, index) = open();
+    let (removed, replaced, both) = (path("removed"), path("replaced"), path("both"));
+    let hold = |kind, paths: Vec<MediaPath>| index.write(move |tx| tx.hold(&paths, kind));
+    hold(HeldKind::Removal, vec![removed.clone(), both.clone()]).await.unwrap();
+    hold(HeldKind::Replacement, vec![replaced.clone(), both.clone()]).await.unwrap();
+    assert_eq!(index.held_count().unwrap(), HeldCount { removals: 2, replacements: 2 });
+    apply(&index, commit("both", 3, Kind::Added, 0)).await;
+    assert_eq!(index.held_count().unwrap(), HeldCount { removals: 2, replacements: 1 });
+    let count = index.write(|tx| tx.approve_held()).await.unwrap();
+    assert_eq!(count, HeldCount { removals: 2, replacements: 1 });
+    assert_eq!(index.held_count().unwrap(), HeldCount::default());
+    // A path that is held again keeps its answer.
+    hold(HeldKind::Removal, vec![removed.clone()]).await.unwrap();
+    assert_eq!(index.held_answer(&removed, HeldKind::Removal).unwrap(), Some(Answer::Approved));
+    index.write(|tx| tx.revert_held()).await.unwrap();
+    assert_eq!(index.held_answer(&removed, HeldKind::Removal).unwrap(), None);
+    assert_eq!(index.held_answer(&replaced, HeldKind::Replacement).unwrap(), Some(Answer::Reverted));
+    assert!(index.awaits_repair(&removed).unwrap() && !index.awaits_repair(&replaced).unwrap());
+}
+
+#[tokio::test]
+async fn a_repair_rests_after_a_failure_and_ends_only_as_the_one_that_was_asked_for() {
+    let (_dir, index) = open();
+    let at = path("a");
+    let (asked, late) = (at.clone(), Timestamp::from_nanos(Timestamp::now().nanos() + 3_600_000_000_000));
+    index.write(move |tx| tx.repair(&asked)).await.unwrap();
+    let due = index.repairs_due(Timestamp::now()).unwrap();
+    let [repair] = &due[..] else { panic!("{due:?}") };
+    let (rests, other) = (at.clone(), repair.clone());
+    index.write(move |tx| tx.rest_repair(&rests, late)).await.unwrap();
+    assert_eq!(index.repairs_due(Timestamp::now()).unwrap(), []);
+    assert_eq!(index.repairs_due(late).unwrap()[0].tries, 1);
+    let before = Timestamp::from_nanos(other.since.nanos() - 1);
+    let path = at.clone();
+    index.write(move |tx| tx.end_repair(&path, before)).await.unwrap();
+    assert_eq!(index.repair_count().unwrap(), 1, "another request");
+    index.write(move |tx| tx.end_repair(&other.path, other.since)).await.unwrap();
+    assert_eq!(index.repair_count().unwrap(), 0);
+}
+
+#[tokio::test]
+async fn placing_an_event_again_renews_the_stat_of_its_row_and_of_no_other() {
+    let (_dir, index) = open();
+    apply(&index, commit("a", 5, Kind::Added, 0)).await;
+    let mut again = commit("a", 5, Kind::Added, 0);
+    again.stat = Some(Stat { ino: 8, size: 10, mtime: 3, ctime: 4 });
+    let (older, placed) = (Commit { version: Version::new(4), ..again.clone() }, again.stat);
+    index.write(move |tx| tx.placed_again(&older)).await.unwrap();
+    assert_eq!(index.path_state(&path("a")).unwrap().row.unwrap().stat.unwrap().ino, 7);
+    index.write(move |tx| tx.placed_again(&again)).await.unwrap();
+    assert_eq!(index.path_state(&path("a")).unwrap().row.unwrap().stat, placed);
+    assert_eq!(index.node().unwrap().files, 1);
+}
+
+#[tokio::test]
+async fn the_scrub_and_the_list_of_wanted_blobs_survive_reopening() {
+    let (dir, index) = open();
+    assert_eq!(index.scrub().unwrap(), Scrub::default());
+    let at = |second: i128| Timestamp::from_nanos(second * 1_000_000_000);
+    let scrub = Scrub {
+        position: Some(path("a/b")),
+        started: Some(at(2)),
+        finished: Some(at(1)),
+        files: 3,
+        rotten: 1,
+    };
+    let (stored, content) = (scrub.clone(), ContentHash::of(b"blob"));
+    index
+        .write(move |tx| {
+            tx.set_scrub(&stored)?;
+            tx.want(content, 4)?;
+            tx.want(content, 4)
+        })
+        .await
+        .unwrap();
+    drop(index);
+    let index = Index::open(&dir.path().join("index.db")).unwrap();
+    assert_eq!(index.scrub().unwrap(), scrub);
+    let wanted: Vec<_> = index.wanted().unwrap().iter().map(|blob| (blob.content, blob.size)).collect();
+    assert_eq!(wanted, [(content, 4)]);
+    index.write(move |tx| tx.want_no_more(content)).await.unwrap();
+    assert_eq!(index.wanted().unwrap(), []);
 }

@@ -1,6 +1,6 @@
 //! What can be done to the index, each a step of a write transaction.
 
-use super::{IndexError, codec::*, digest::Digest, types::*};
+use super::{IndexError, care::HeldKind, codec::*, digest::Digest, types::*};
 use crate::{
     event::{EventId, Kind, StreamCreated, Version},
     hash::ContentHash,
@@ -11,7 +11,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 /// A write transaction. The `node` row is held in memory until the end of the group.
 pub struct Tx<'c> {
-    conn: &'c Connection,
+    pub(super) conn: &'c Connection,
     node: NodeState,
     stored: NodeState,
 }
@@ -111,6 +111,7 @@ impl<'c> Tx<'c> {
         self.conn
             .prepare_cached("DELETE FROM parked WHERE subject = ?1 AND seq <= ?2")?
             .execute(params![commit.subject, sql(commit.version.get())])?;
+        self.release(&commit.path, HeldKind::Replacement)?;
         let newest = self.node.top.as_ref().is_none_or(|top| top.version < commit.version);
         if commit.generation == self.node.generation && newest {
             self.node.top = Some(Landmark {
@@ -120,6 +121,17 @@ impl<'c> Tx<'c> {
             });
         }
         Ok(true)
+    }
+
+    /// A path's event was brought to the disk once more: its row, when it is still at that event, takes the file's stat (none: look at it again).
+    pub fn placed_again(&mut self, commit: &Commit) -> Result<(), IndexError> {
+        let Some(row) = read_row(self.conn, &commit.path)? else { return Ok(()) };
+        let same = (row.generation, row.version, row.content())
+            == (commit.generation, commit.version, Some(commit.sha256));
+        if same {
+            write_row(self.conn, &commit.path, &Row { stat: commit.stat, racy: commit.racy, ..row })?;
+        }
+        Ok(())
     }
 
     /// Changes the marks of a path's row, making a row that only carries marks when there is none.
@@ -238,28 +250,6 @@ impl<'c> Tx<'c> {
         Ok(())
     }
 
-    /// Holds removals until an operator agrees (rule 8).
-    pub fn hold(&mut self, paths: &[MediaPath]) -> Result<(), IndexError> {
-        let now = Timestamp::now();
-        let mut insert =
-            self.conn.prepare_cached("INSERT OR IGNORE INTO held (path, since) VALUES (?1, ?2)")?;
-        for path in paths {
-            insert.execute(params![path.as_bytes(), nanos(now)])?;
-        }
-        Ok(())
-    }
-
-    /// The operator agrees with all held removals. Returns how many there are.
-    pub fn approve_held(&mut self) -> Result<u64, IndexError> {
-        Ok(self.conn.execute("UPDATE held SET approved = 1", [])? as u64)
-    }
-
-    /// The path is not held any more: published, back again, or taken back by the operator.
-    pub fn release_held(&mut self, path: &MediaPath) -> Result<(), IndexError> {
-        self.conn.prepare_cached("DELETE FROM held WHERE path = ?1")?.execute(params![path.as_bytes()])?;
-        Ok(())
-    }
-
     /// Asks the watcher to look at a path, once more when it has been asked already.
     pub fn ask_watcher(&mut self, path: &MediaPath) -> Result<(), IndexError> {
         self.conn
@@ -301,9 +291,9 @@ impl<'c> Tx<'c> {
         Ok(())
     }
 
-    /// Begins a new generation: another life of the log, or the same one that is no longer trusted, or a restored root. The log is read
+    /// Begins a new generation, `why` for people: another life of the log, or the same one that is no longer trusted, or a restored root. The log is read
     /// again from its start; offers and parked events are dropped; rows stay as facts about path, hash and stat; open intents stay to be finished.
-    pub fn begin_generation(&mut self, created: &StreamCreated) -> Result<(), IndexError> {
+    pub fn begin_generation(&mut self, created: &StreamCreated, why: &str) -> Result<(), IndexError> {
         let node = &mut self.node;
         let next = Generation(node.generation.0 + 1);
         node.no_base = if node.restored { next } else { node.no_base };
@@ -315,8 +305,8 @@ impl<'c> Tx<'c> {
         (node.fresh, node.log_read) = (true, false);
         (node.digest, node.files, node.bytes) = (Digest::default(), 0, 0);
         self.conn.execute(
-            "INSERT INTO generations (id, created) VALUES (?1, ?2)",
-            params![sql(next.0), created.to_string()],
+            "INSERT INTO generations (id, created, began, why) VALUES (?1, ?2, ?3, ?4)",
+            params![sql(next.0), created.to_string(), nanos(Timestamp::now()), why],
         )?;
         self.conn.execute_batch("DELETE FROM offers; DELETE FROM parked; DELETE FROM held;")?;
         Ok(())

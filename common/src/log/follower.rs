@@ -143,6 +143,29 @@ impl JetStreamFollower {
     }
 }
 
+/// The state of a node's consumer; `None`: there is none.
+pub(super) async fn look(
+    wire: &Wire,
+    stream: &str,
+    node: &NodeName,
+) -> Result<Option<ConsumerState>, BrokerError> {
+    match info(wire, stream, &node.consumer()).await {
+        Ok(info) => Ok(Some(info.into())),
+        Err(BrokerError::Absent { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+impl From<ConsumerInfo> for ConsumerState {
+    fn from(info: ConsumerInfo) -> Self {
+        Self {
+            acknowledged: Version::new(info.ack_floor.stream_seq),
+            delivered: Version::new(info.delivered.stream_seq),
+            pending: info.num_pending,
+        }
+    }
+}
+
 async fn info(wire: &Wire, stream: &str, name: &str) -> Result<ConsumerInfo, BrokerError> {
     wire.api(("asking for consumer", name), &format!("CONSUMER.INFO.{stream}.{name}"), &json!({})).await
 }
@@ -216,12 +239,7 @@ impl Follower for JetStreamFollower {
     }
 
     async fn state(&mut self) -> Result<ConsumerState, BrokerError> {
-        let info = info(&self.wire, &self.stream, &self.name).await?;
-        Ok(ConsumerState {
-            acknowledged: Version::new(info.ack_floor.stream_seq),
-            delivered: Version::new(info.delivered.stream_seq),
-            pending: info.num_pending,
-        })
+        Ok(info(&self.wire, &self.stream, &self.name).await?.into())
     }
 }
 

@@ -7,7 +7,10 @@
 //! the acknowledgements and refusals of this handle told.
 
 use super::{
-    EventLog, LogState, Logged, Published, floors::Floors, follower::JetStreamFollower, publisher::Publisher,
+    ConsumerState, EventLog, LogState, Logged, Published,
+    floors::Floors,
+    follower::{self, JetStreamFollower},
+    publisher::Publisher,
 };
 use crate::{
     broker::{
@@ -85,6 +88,11 @@ impl JetStreamLog {
         let (wire, stream) = (Wire::new(client), mirror.log_stream());
         let info = wire.stream_info(&stream).await?;
         Self::over(wire, stream, Subjects::new(mirror), &info)
+    }
+
+    /// How far the consumer of a node is, without making one; `None`: there is none.
+    pub async fn consumer(&self, node: &NodeName) -> Result<Option<ConsumerState>, BrokerError> {
+        follower::look(&self.0.wire, &self.0.stream, node).await
     }
 
     fn over(wire: Wire, stream: String, subjects: Subjects, info: &StreamInfo) -> Result<Self, BrokerError> {

@@ -17,6 +17,8 @@ pub struct IgnoreError(#[from] ignore::Error);
 /// The rules in force: names of unfinished files, `--ignore`, and `.mirrorignore`.
 pub struct IgnoreRules {
     rules: Gitignore,
+    /// Names of unfinished files are covered.
+    unfinished: bool,
 }
 
 impl IgnoreRules {
@@ -26,15 +28,27 @@ impl IgnoreRules {
         for line in patterns.iter().map(String::as_str).chain(mirrorignore.into_iter().flat_map(str::lines)) {
             builder.add_line(None, line)?;
         }
-        Ok(Self { rules: builder.build()? })
+        Ok(Self { rules: builder.build()?, unfinished: true })
+    }
+
+    /// Covers nothing: for those who look at everything.
+    pub fn none() -> Self {
+        Self { rules: Gitignore::empty(), unfinished: false }
+    }
+
+    /// The rules from the flags and from `.mirrorignore` in the root.
+    pub fn read(root: &Path, patterns: &[String]) -> Result<Self, IgnoreError> {
+        // Not there, or not readable as text: no rules from there.
+        let text = std::fs::read_to_string(root.join(MIRRORIGNORE)).ok();
+        Self::new(patterns, text.as_deref())
     }
 
     /// Whether this entry is ignored for its own sake. A walk asks for each folder before it goes in.
     pub fn covers(&self, path: &Path, is_folder: bool) -> bool {
         let name = path.file_name().map_or(&[][..], OsStrExt::as_bytes);
-        SUFFIXES.iter().any(|end| name.ends_with(end))
-            || PREFIXES.iter().any(|start| name.starts_with(start))
-            || self.rules.matched(path, is_folder).is_ignore()
+        let unfinished = SUFFIXES.iter().any(|end| name.ends_with(end))
+            || PREFIXES.iter().any(|start| name.starts_with(start));
+        self.unfinished && unfinished || self.rules.matched(path, is_folder).is_ignore()
     }
 
     /// Whether a file is ignored, for its own sake or a folder's above it.

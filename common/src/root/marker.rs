@@ -122,6 +122,16 @@ pub fn marker_stands(root: &Root, known: Option<&str>) -> bool {
     matches!((read(root), known), (Ok(Some((found, _))), Some(known)) if found == known)
 }
 
+/// For a command that looks at a root beside the running processes: whether it is the one that the index knows.
+pub fn known_root(root: &Root, index: &Index) -> Result<(), MarkerError> {
+    let path = root.path().join(".mirror/id");
+    match (read(root).map_err(|error| MarkerError::Io(path.clone(), error))?, index.node()?.marker_name) {
+        (Some((found, _)), Some(known)) if found == known => Ok(()),
+        (Some((found, _)), Some(known)) => Err(MarkerError::Swapped { path, found, known }),
+        (None, _) | (_, None) => Err(MarkerError::Missing(path)),
+    }
+}
+
 async fn lock(root: &Arc<Root>) -> io::Result<Option<File>> {
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let lock: File = fs::openat(root.own_dir(), "id.lock", flags, Mode::RUSR | Mode::WUSR)?.into();

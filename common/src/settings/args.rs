@@ -99,3 +99,14 @@ pub struct PlaceArgs {
     #[arg(long, value_name = "DAYS")]
     pub trash_days: Option<String>,
 }
+
+/// The flags of the background check of cold files.
+#[derive(clap::Args, Clone, Default, Debug)]
+pub struct ScrubArgs {
+    /// Read at most this much a second when looking for files that rotted; off: do not look [default: 8MiB]
+    #[arg(long, value_name = "SIZE")]
+    pub scrub_rate: Option<String>,
+    /// Begin a pass over all files at most this often [default: 7d]
+    #[arg(long, value_name = "DURATION")]
+    pub scrub_every: Option<String>,
+}

@@ -11,7 +11,7 @@ use std::{
 };
 
 /// Every setting: the flag `--<name>`, the variable `MEDIAMIRROR_<NAME>`, the key in the file, and the nats CLI's variable.
-const KEYS: [(&str, Option<&str>); 23] = [
+const KEYS: [(&str, Option<&str>); 25] = [
     ("config", None),
     ("context", Some("NATS_CONTEXT")),
     ("creds", Some("NATS_CREDS")),
@@ -28,6 +28,8 @@ const KEYS: [(&str, Option<&str>); 23] = [
     ("removals", None),
     ("replicas", None),
     ("root", None),
+    ("scrub-every", None),
+    ("scrub-rate", None),
     ("state", None),
     ("tls-ca", Some("NATS_CA")),
     ("tls-cert", Some("NATS_CERT")),

@@ -9,7 +9,7 @@ mod layers;
 mod nats;
 mod units;
 
-pub use args::{CommonArgs, DownloadArgs, PlaceArgs, UploadArgs, WatchArgs};
+pub use args::{CommonArgs, DownloadArgs, PlaceArgs, ScrubArgs, UploadArgs, WatchArgs};
 pub use error::SettingsError;
 pub use layers::{Environment, Layers, Level, Origin};
 pub use nats::{Auth, NatsSettings, Secret, Server, Tls};
@@ -27,6 +27,7 @@ use std::{
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
     str::FromStr,
+    time::Duration,
 };
 
 /// Files moved at once, where nothing is said: enough to hide the round trips of small files on a slow link.
@@ -297,6 +298,39 @@ impl PlaceArgs {
             owner: pick("owner", &self.owner).map(|given| given.parse()).transpose()?,
             trash_days: pick("trash-days", &self.trash_days).map_or(Ok(7), |given| given.within(0, 36_500))?
                 as u32,
+        })
+    }
+}
+
+/// The background check of cold files.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ScrubSettings {
+    /// Bytes a second; `None`: it is off.
+    pub rate: Option<Size>,
+    /// From the end of one pass to the beginning of the next.
+    pub every: Duration,
+}
+
+/// As slow as a disk does not feel: some 670 GB a day.
+const SCRUB_RATE: Size = Size::new(8 << 20);
+const SCRUB_EVERY: Duration = Duration::from_secs(7 * 86_400);
+
+impl ScrubArgs {
+    /// Checks what was typed.
+    pub fn resolve(&self, layers: &Layers) -> Result<ScrubSettings, SettingsError> {
+        let pick = |key, flag: &Option<String>| layers.pick(key, flag.as_deref().map(OsStr::new));
+        let rate = |given: Given| match given.text()?.trim() {
+            "off" | "0" => Ok(None),
+            _ => {
+                let size: Size = given.parse()?;
+                let enough = size >= MIN_RATE;
+                enough.then_some(Some(size)).ok_or_else(|| given.refuse(format!("a rate below {MIN_RATE}/s")))
+            }
+        };
+        let every = |given: Given| parse_duration(given.text()?).map_err(|error| given.refuse(error));
+        Ok(ScrubSettings {
+            rate: pick("scrub-rate", &self.scrub_rate).map_or(Ok(Some(SCRUB_RATE)), rate)?,
+            every: pick("scrub-every", &self.scrub_every).map_or(Ok(SCRUB_EVERY), every)?,
         })
     }
 }

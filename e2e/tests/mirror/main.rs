@@ -6,20 +6,26 @@
 
 mod away;
 mod coverage;
+mod damage;
 mod embedded;
 mod faults;
 mod full;
 mod healing;
+mod held;
 mod independent;
 mod inspect;
 mod limits;
 mod live;
 mod moves;
 mod names;
+mod parked;
 mod readme;
 mod refusals;
+mod restore;
 mod rules;
 mod safety;
+mod scrub;
 mod start;
 mod uploads;
 mod users;
+mod verify;

@@ -17,7 +17,7 @@ use common::{
     blobs::BlobStore,
     event::{Kind, Version, Was},
     hash::ContentHash,
-    index::{Commit, PathState, Row, RowState, Stat},
+    index::{Commit, HeldKind, PathState, Row, RowState, Stat},
     known::{Known, known_to_log},
     log::{EventLog, Logged},
     path::MediaPath,
@@ -126,7 +126,7 @@ pub async fn publish<L: EventLog, B: BlobStore>(
                 if cause == Cause::Removal {
                     // Held or not, there is nothing left to agree with.
                     let path = path.clone();
-                    node.index.write(move |tx| tx.release_held(&path)).await?;
+                    node.index.write(move |tx| tx.release(&path, HeldKind::Removal)).await?;
                 }
                 return Ok(outcome);
             }

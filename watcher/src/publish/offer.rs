@@ -10,7 +10,7 @@ use crate::{
 use common::{
     blobs::BlobStore,
     event::{Attributes, Event, Kind},
-    index::{Commit, Offer, PathState, Stat},
+    index::{Commit, HeldKind, Offer, PathState, Stat},
     log::{EventLog, Logged, Published},
     path::MediaPath,
     resolve::blocking,
@@ -145,7 +145,7 @@ async fn commit_and_withdraw<L: EventLog, B: BlobStore>(
         .write(move |tx| {
             tx.commit(&commit)?;
             tx.withdraw(&commit.path, &offer)?;
-            tx.release_held(&commit.path)
+            tx.release(&commit.path, HeldKind::Removal)
         })
         .await?;
     Ok(())

@@ -10,7 +10,7 @@ use common::{
     blobs::BlobStore,
     log::EventLog,
     path::MediaPath,
-    root::{IgnoreError, IgnoreRules, MIRRORIGNORE},
+    root::{IgnoreRules, MIRRORIGNORE},
     time::Timestamp,
 };
 use std::{io, os::unix::ffi::OsStrExt, path::Path, time::Duration};
@@ -102,7 +102,7 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
     }
 
     pub(super) fn reload_rules(&mut self) {
-        match read_rules(self.root.path(), &self.patterns) {
+        match IgnoreRules::read(self.root.path(), &self.patterns) {
             Ok(rules) => {
                 tracing::info!("the ignore rules were read again");
                 self.rules.set(rules);
@@ -111,11 +111,4 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
             Err(error) => tracing::error!(%error, "the ignore rules stay as they were"),
         }
     }
-}
-
-/// The rules from the flags and from `.mirrorignore` in the root.
-pub fn read_rules(root: &Path, patterns: &[String]) -> Result<IgnoreRules, IgnoreError> {
-    // Not there, or not readable as text: no rules from there.
-    let text = std::fs::read_to_string(root.join(MIRRORIGNORE)).ok();
-    IgnoreRules::new(patterns, text.as_deref())
 }

@@ -9,13 +9,10 @@ mod sessions;
 mod upkeep;
 mod work;
 
-pub use intake::read_rules;
-
 use crate::{
     coverage::Coverage,
     node::{Next, Node, PublishError, Rules},
     publish::Outcome,
-    removals::Counter,
     scan::Found,
     settle::{Settle, Waiting},
     wanted,
@@ -24,6 +21,7 @@ use crate::{
 use common::{
     blobs::BlobStore,
     broker::Connection,
+    bulk::Counter,
     exit::Failure,
     index::{Generation, Index, IndexError},
     log::EventLog,
@@ -311,7 +309,7 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
             // It hears the same token.
             let _ = timeout(GIVE_UP, connect).await;
         }
-        self.summary.held = self.index.held_count()?;
+        self.summary.held = self.index.held_count()?.removals;
         Ok(self.summary)
     }
 

@@ -32,7 +32,7 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
             (None, None, _) => State::Starting,
             (None, Some(_), _) => State::Degraded,
             (Some(_), None, _) | (Some(_), _, Some(_)) => State::Syncing,
-            _ if self.index.held_count().unwrap_or(0) > 0 => State::Degraded,
+            _ if self.index.held_count().is_ok_and(|held| held.removals > 0) => State::Degraded,
             _ => State::Ready,
         }
     }

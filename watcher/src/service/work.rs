@@ -7,7 +7,14 @@ use crate::{
     removals::is_rename,
     settle::{CAPACITY, REMOVAL, Ripe, STILL, Waiting, Why, ripe},
 };
-use common::{blobs::BlobStore, error_chain, log::EventLog, path::MediaPath, root::Look};
+use common::{
+    blobs::BlobStore,
+    error_chain,
+    index::{Answer, HeldKind},
+    log::EventLog,
+    path::MediaPath,
+    root::Look,
+};
 use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
@@ -80,6 +87,11 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
                 self.outbox.end(&path);
                 continue;
             };
+            if self.index.awaits_repair(&path)? {
+                // It comes back; if it cannot, a later scan finds it missing again.
+                self.outbox.end(&path);
+                continue;
+            }
             match self.root.look(&path) {
                 Ok(Look::Absent | Look::Folder) => batch.push((path, waiting, row.content().is_some())),
                 Ok(Look::File(stat)) => self.keep(path, Why::Found(stat.stat), waiting.since, now + STILL),
@@ -124,7 +136,7 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
             self.work.spawn(async move {
                 let path = paths[0].clone();
                 let write = index.write(move |tx| {
-                    tx.hold(&paths)?;
+                    tx.hold(&paths, HeldKind::Removal)?;
                     tx.leave_outbox(&notes)
                 });
                 let result = write.await;
@@ -152,7 +164,7 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
     }
 
     pub(super) fn is_approved(&self, path: &MediaPath) -> Result<bool, ServiceError> {
-        Ok(self.index.is_approved(path)?)
+        Ok(self.index.held_answer(path, HeldKind::Removal)? == Some(Answer::Approved))
     }
 
     pub(super) fn start(&mut self, path: MediaPath, waiting: Waiting, cause: Cause) {
