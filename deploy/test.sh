@@ -5,7 +5,7 @@
 #
 # The end-to-end tests run with a current nats-server and with the oldest one that is supported, and what depends on
 # permissions once more as an ordinary user. --full adds what takes gigabytes or minutes, and the latency bar.
-# The last line is the sum: "N passed, N failed".
+# The last line is the sum: "N passed, N failed". What could not run on this machine is counted in the line before it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -87,6 +87,7 @@ fi
 
 step "sum"
 awk -v runs="$failed_runs" '
+  /^NOT RUN: / { not_run++ }
   /^test result:/ {
     for (i = 2; i <= NF; i++) {
       if ($i ~ /^passed/) passed += $(i - 1)
@@ -96,6 +97,7 @@ awk -v runs="$failed_runs" '
   END {
     # A run that broke before its tests ended has no line of its own.
     if (runs > 0 && failed == 0) failed = runs
+    if (not_run > 0) printf "%d not run\n", not_run
     printf "%d passed, %d failed\n", passed, failed
     exit failed > 0
   }' "$results"

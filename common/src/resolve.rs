@@ -5,7 +5,7 @@ use crate::{
     event::Kind,
     index::{Commit, Index, IndexError, Intent, Stat, Trashed},
     path::MediaPath,
-    root::{FileStat, Look, Root},
+    root::{FileStat, Look, Root, is_full},
     subject::Subjects,
     time::Timestamp,
 };
@@ -46,6 +46,16 @@ pub enum ResolveError {
     /// The index.
     #[error(transparent)]
     Index(#[from] IndexError),
+}
+
+impl ResolveError {
+    /// A disk is full, the root's or the one under the index: waiting for space is the cure.
+    pub fn is_full(&self) -> bool {
+        match self {
+            Self::Io { source, .. } => is_full(source),
+            Self::Index(error) => error.is_full(),
+        }
+    }
 }
 
 /// What the disk says about an intent.

@@ -113,7 +113,12 @@ impl Fault for RootInUse {
 
 impl Local {
     /// Opens what is this node's own. The root is checked first, and nothing is made when it cannot be used; one process of each role at a time.
-    pub async fn open(settings: &Settings, role: Role) -> Result<Self, Failure> {
+    /// While a disk is full a service waits until `wait` is cancelled, with one warning; a command does not.
+    pub async fn open(
+        settings: &Settings,
+        role: Role,
+        wait: Option<&CancellationToken>,
+    ) -> Result<Self, Failure> {
         let folders = settings.folders()?;
         let root = Arc::new(Root::open(&folders.root)?);
         make_state(&folders.state)?;
@@ -121,8 +126,9 @@ impl Local {
         let in_use = |source| RootInUse { role, root: folders.root.clone(), source };
         let lock = LocalLock::take(&folders.state.join(&name)).map_err(in_use)?;
         let in_root = LocalLock::take(&folders.root.join(OWN_FOLDER).join(&name)).map_err(in_use)?;
-        let index = Index::open(&folders.state.join("index.db"))?;
-        raise_marker(&root, &index).await?;
+        let path = folders.state.join("index.db");
+        let index = once_there_is_room(wait, IndexError::is_full, async || Index::open(&path)).await?;
+        once_there_is_room(wait, MarkerError::is_full, async || raise_marker(&root, &index).await).await?;
         Ok(Self { root, state: folders.state, index, _locks: [lock, in_root] })
     }
 }
@@ -142,6 +148,28 @@ pub fn index_of(settings: &Settings) -> Result<(Folders, Index), Failure> {
 /// Whether a process of this node is running on this machine.
 pub fn is_running(folders: &Folders, role: Role) -> bool {
     LocalLock::is_free(&folders.state.join(format!("{role}.lock"))).is_ok_and(|free| !free)
+}
+
+/// Tries until there is room, or `wait` is cancelled.
+async fn once_there_is_room<T, E: std::error::Error>(
+    wait: Option<&CancellationToken>,
+    is_full: impl Fn(&E) -> bool,
+    attempt: impl AsyncFn() -> Result<T, E>,
+) -> Result<T, E> {
+    let mut warned = false;
+    loop {
+        let (error, stop) = match (attempt().await, wait) {
+            (Err(error), Some(stop)) if is_full(&error) => (error, stop),
+            (done, _) => return done,
+        };
+        if !std::mem::replace(&mut warned, true) {
+            tracing::warn!(error = %crate::error_chain(&error), "no room: waiting for it before the start");
+        }
+        tokio::select! {
+            () = stop.cancelled() => return Err(error),
+            () = tokio::time::sleep(RETRY) => {}
+        }
+    }
 }
 
 fn make_state(state: &Path) -> Result<(), StateError> {
@@ -178,7 +206,7 @@ impl Stores {
             };
             let error = match opened {
                 Ok(stores) => return Ok(Some(stores)),
-                Err(error) if !error.is_away() => return Err(error),
+                Err(error) if !error.is_away() && !error.is_full() => return Err(error),
                 Err(error) => error,
             };
             if !std::mem::replace(&mut warned, true) {

@@ -59,6 +59,7 @@ fn without_any_setting_everything_has_its_default() {
     assert_eq!((transfer.limit, transfer.transfers), (None, 64));
     let place = all.place.resolve(&layers).unwrap();
     assert_eq!((place.removals, place.owner, place.trash_days), (Removals::Trash, None, 7));
+    assert_eq!(place.min_free.to_string(), "5%, at most 1GiB");
 }
 
 #[test]
@@ -106,8 +107,13 @@ fn a_flag_beats_the_environment_which_beats_the_file() {
 fn lists_and_limits_come_from_every_place() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("m.toml");
-    let lines =
-        ["ignore = ['*.bak', '/cache/']", "upload-limit = '64MiB'", "transfers = 4", "owner = 'www-data:33'"];
+    let lines = [
+        "ignore = ['*.bak', '/cache/']",
+        "upload-limit = '64MiB'",
+        "transfers = 4",
+        "owner = 'www-data:33'",
+        "min-free = '7%'",
+    ];
     fs::write(&file, lines.join("\n")).unwrap();
     let config = ["--config", file.to_str().unwrap()];
     let resolved = |args: &[&str], variables: &[(&str, &str)]| {
@@ -121,6 +127,9 @@ fn lists_and_limits_come_from_every_place() {
     assert_eq!(transfer.limit, Some(Size::new(64 << 20)));
     assert_eq!(transfer.transfers, 4);
     assert!(place.owner.is_some());
+    assert_eq!(place.min_free.to_string(), "7%", "from the file");
+    let min_free = |args: &[&str]| resolved(args, &[("MEDIAMIRROR_MIN_FREE", "2GiB")]).2.min_free.to_string();
+    assert_eq!((min_free(&[]), min_free(&["--min-free", "300MiB"])), ("2GiB".into(), "300MiB".into()));
     assert_eq!(resolved(&["--ignore", "a", "--ignore", "b"], &[]).0, ["a", "b"]);
     assert_eq!(resolved(&[], &[("MEDIAMIRROR_IGNORE", "x\ny z")]).0, ["x", "y z"]);
 }
@@ -173,6 +182,8 @@ fn bad_values_say_where_they_were_given() {
     let layers = all.common.layers(environment(&[])).unwrap();
     assert!(all.transfer.resolve(&layers).unwrap_err().to_string().contains("below 64KiB/s"));
     assert!(all.place.resolve(&layers).unwrap_err().to_string().contains("none of trash, delete, ignore"));
+    let place = cli(&["--min-free", "100%"]).place.resolve(&layers).unwrap_err().to_string();
+    assert!(place.contains("--min-free: \"100%\" is neither a size such as 1GiB nor a share"), "{place}");
 }
 
 #[test]

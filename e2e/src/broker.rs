@@ -53,6 +53,13 @@ impl Broker {
         broker
     }
 
+    /// From its next start on, all its streams together take no more than this.
+    pub fn limit_store(&self, size: &str) {
+        let config = fs::read_to_string(self.config()).expect("read a configuration");
+        let limited = config.replace("jetstream {", &format!("jetstream {{ max_file_store: {size}\n"));
+        fs::write(self.config(), limited).expect("write a configuration");
+    }
+
     /// Started, and ready for clients.
     pub fn started(dir: &Path) -> Self {
         let mut broker = Self::prepared(dir);

@@ -6,6 +6,7 @@
 //! failed.
 
 mod broker;
+mod disk;
 mod mirror;
 mod nats;
 mod node;
@@ -14,6 +15,7 @@ mod tree;
 mod wait;
 
 pub use broker::{Broker, Traffic, free_port};
+pub use disk::SmallDisk;
 pub use mirror::Mirror;
 pub use nats::{LogLine, Nats, Tap, Transfers};
 pub use node::{Node, Role};

@@ -23,6 +23,8 @@ const LOG: &str = "MIRROR_MEDIA";
 const BLOBS: &str = "OBJ_MIRROR_MEDIA_BLOBS";
 /// What the subjects of chunks begin with.
 const CHUNKS: &str = "$O.MIRROR_MEDIA_BLOBS.C.";
+/// A stream that only takes room, and its subject.
+const BALLAST: &str = "BALLAST";
 /// What a [`Tap`] sends itself.
 const MARK: &str = "e2e.mark";
 /// Bound of one request, its answer included.
@@ -132,6 +134,28 @@ impl Nats {
     /// The state of the bucket's stream.
     pub fn bucket_state(&self) -> stream::State {
         self.stream(BLOBS).expect("a bucket").cached_info().state.clone()
+    }
+
+    /// Lets the bucket take no more than so many bytes; -1 for no limit.
+    pub fn limit_bucket(&self, bytes: i64) {
+        let config = self.stream(BLOBS).expect("a bucket").cached_info().config.clone();
+        let limited = stream::Config { max_bytes: bytes, ..config };
+        self.runtime
+            .block_on(async { self.jetstream.update_stream(limited).await.expect("limit the bucket") });
+    }
+
+    /// Stores so many bytes beside the mirror.
+    pub fn add_ballast(&self, bytes: usize) {
+        let config = stream::Config { name: BALLAST.into(), ..Default::default() };
+        self.runtime.block_on(async { self.jetstream.create_stream(config).await.expect("make a stream") });
+        let block = vec![b'x'; 100_000];
+        (0..bytes / block.len()).for_each(|_| self.publish(BALLAST, &block));
+    }
+
+    /// Takes it away again.
+    pub fn drop_ballast(&self) {
+        self.runtime
+            .block_on(async { self.jetstream.delete_stream(BALLAST).await.expect("delete a stream") });
     }
 
     /// Takes every blob out of the bucket, as if it had been lost.

@@ -134,7 +134,9 @@ pub async fn settled<L: EventLog, B: BlobStore>(
     loop {
         let seen = node.index.path_state(path)?;
         let Some(intent) = &seen.intent else { return Ok(seen) };
-        if !node.resolve_abandoned(path, intent).await? {
+        if node.is_abandoned(intent)? {
+            node.finish_abandoned(path, intent, Name::Unsynced).await?;
+        } else {
             if intent.owner == node.run {
                 // Left by a try of ours that failed after its rename.
                 resolve(&node.root, &node.index, node.log.subjects(), path, intent, Name::Unsynced).await?;
@@ -341,9 +343,10 @@ pub async fn place<L: EventLog, B: BlobStore>(
         drop_temp(node, &intent).await?;
         return Ok(None);
     }
-    let folder = match verified {
-        Some(verified) => verified.folder,
-        None => node.root.existing_folder(&event.path)?,
+    // Others that want the same content wait until it stands.
+    let (folder, _claim) = match verified {
+        Some(verified) => (verified.folder, verified.claim),
+        None => (node.root.existing_folder(&event.path)?, None),
     };
     let renamed = {
         let (root, intent) = (Arc::clone(&node.root), intent.clone());

@@ -49,7 +49,7 @@ pub async fn run(
         None => None,
     };
     let stop = stop_on_signals().map_err(|error| Failure::new(Exit::Failed, error))?;
-    let local = Local::open(&settings, Role::Replicator).await?;
+    let local = Local::open(&settings, Role::Replicator, Some(&stop)).await?;
     let Some(broker) = connect_service(&settings, Role::Replicator, &stop).await? else {
         return Ok(Exit::Done);
     };
@@ -74,6 +74,7 @@ pub async fn run(
                 settings::Removals::Delete => Removals::Delete,
                 settings::Removals::Ignore => Removals::Ignore,
             },
+            min_free: place.min_free,
             state_dir: local.state.clone(),
             gate: Gate::new(broker.connection(), Stores::keeper(&broker, &settings)),
         });

@@ -4,8 +4,11 @@
 //! Costs for a small file: one message to the store (many share one where the server batches), one sync of the file. Memory: a chunk for a small file,
 //! a window of chunks for a large one. Large files have a lane of their own.
 
-use crate::node::{ApplyError, Node};
-use bytes::Bytes;
+use crate::{
+    node::{ApplyError, Node},
+    parts::{Begun, Claim, Piece},
+    space::{self, Reservation},
+};
 use common::{
     blobs::{BlobReader, BlobStore},
     event::{Attributes, Event},
@@ -41,6 +44,8 @@ pub struct Verified {
     pub folder: Folder,
     /// Bytes that came over the network for it.
     pub fetched: u64,
+    /// Of a large one: others that want the same content wait until it is placed, and copy it.
+    pub claim: Option<Claim>,
 }
 
 /// Fetches the content of an addition.
@@ -49,40 +54,59 @@ pub async fn fetch<L: EventLog, B: BlobStore>(
     event: &Event,
     attributes: Attributes,
 ) -> Result<Verified, ApplyError> {
+    let (content, size) = (event.sha256, attributes.size);
+    let large = size > node.blobs.chunk_size() as u64;
+    let claim = if large { Some(node.claims.claim(content).await) } else { None };
+    let begun = if large { node.index.fetch_of(content)?.filter(|begun| begun.bytes < size) } else { None };
+    let room = space::reserve(node, size - begun.as_ref().map_or(0, |begun| begun.bytes)).await?;
     let job = Placing {
         root: Arc::clone(&node.root),
         path: event.path.clone(),
-        content: event.sha256,
+        content,
         attributes,
         owner: node.owner,
+        room: Some(Arc::new(room)),
     };
-    if attributes.size > 0
-        && let Some(copied) = copy_local(&node.index, &job).await?
-    {
-        return Ok(copied);
-    }
-    let _lane = match attributes.size <= node.blobs.chunk_size() as u64 {
-        true => None,
-        false => Some(Arc::clone(&node.large).acquire_owned().await.expect("never closed")),
+    let copied = match begun {
+        None if size > 0 => copy_local(&node.index, &job).await?,
+        _ => None,
     };
-    fetch_blob(&node.blobs, &node.download_limit, &job).await
+    let fetched = match copied {
+        Some(copied) => copied,
+        None => {
+            let _lane = match large {
+                true => Some(Arc::clone(&node.large).acquire_owned().await.expect("never closed")),
+                false => None,
+            };
+            fetch_blob(&node.blobs, &node.download_limit, &job, Some(&node.index)).await?
+        }
+    };
+    Ok(Verified { claim, ..fetched })
 }
 
-/// Fetches content from the blob store.
+/// Fetches content from the blob store. `keep_in`: where it is kept how far a large one is; the caller is alone in fetching this one then.
 pub async fn fetch_blob<B: BlobStore>(
     blobs: &B,
     limit: &RateLimit,
     placing: &Placing,
+    keep_in: Option<&Index>,
 ) -> Result<Verified, ApplyError> {
     let (content, size) = (placing.content, placing.attributes.size);
-    let small = size <= blobs.chunk_size() as u64;
+    let keep_in = keep_in.filter(|_| size > blobs.chunk_size() as u64);
+    if let Some(index) = keep_in
+        && let Some(begun) = index.fetch_of(content)?
+        && let Some((begun, reader)) = Begun::resume(placing, blobs, limit, begun, index).await?
+        && let Some(verified) = placing.receive_large(reader, begun).await?
+    {
+        return Ok(verified);
+    }
     let by_name = blobs.get(content, size, limit).await.map_err(ApplyError::Blob)?;
-    if let Some(verified) = placing.receive(by_name, small).await? {
+    if let Some(verified) = placing.receive(by_name, blobs, keep_in).await? {
         return Ok(verified);
     }
     // The chunk that goes by the blob's name has other bytes: the meta message decides.
     let by_meta = blobs.get_by_meta(content, size, limit).await.map_err(ApplyError::Blob)?;
-    placing.receive(by_meta, small).await?.ok_or(ApplyError::WrongContent(content))
+    placing.receive(by_meta, blobs, keep_in).await?.ok_or(ApplyError::WrongContent(content))
 }
 
 /// What is being fetched, and where it goes.
@@ -93,46 +117,53 @@ pub struct Placing {
     pub content: ContentHash,
     pub attributes: Attributes,
     pub owner: Option<Ownership>,
+    /// Room on the disk that was reserved for it.
+    pub room: Option<Arc<Reservation>>,
 }
 
 impl Placing {
     /// `None`: the bytes are not the content.
-    async fn receive<R: BlobReader>(
+    async fn receive<B: BlobStore>(
         &self,
-        mut reader: R,
-        small: bool,
+        mut reader: B::Reader,
+        blobs: &B,
+        keep_in: Option<&Index>,
     ) -> Result<Option<Verified>, ApplyError> {
-        if !small {
-            return self.receive_large(reader).await;
+        let job = self.clone();
+        if self.attributes.size > blobs.chunk_size() as u64 {
+            let keep_in = keep_in.cloned();
+            let begun = blocking(move || Begun::new(&job.root, job.content, keep_in.as_ref()));
+            return self.receive_large(reader, begun.await.map_err(ApplyError::Disk)?).await;
         }
         let mut chunks = Vec::new();
         while let Some(chunk) = reader.next().await.map_err(ApplyError::Blob)? {
-            chunks.push(chunk);
+            chunks.push((chunk, None));
         }
-        self.write(chunks).await
-    }
-
-    async fn write(&self, chunks: Vec<Bytes>) -> Result<Option<Verified>, ApplyError> {
-        let job = self.clone();
         blocking(move || {
             let mut chunks = chunks.into_iter();
-            job.fill(|| Ok(chunks.next()))
+            let begun = Begun::new(&job.root, job.content, None).map_err(ApplyError::Disk)?;
+            job.fill(begun, || Ok(chunks.next()))
         })
         .await
     }
 
     /// Network, hash and disk overlap: the disk's thread takes chunks from a bounded channel.
-    async fn receive_large<R: BlobReader>(&self, mut reader: R) -> Result<Option<Verified>, ApplyError> {
-        let (chunks, mut received) = mpsc::channel::<Result<Option<Bytes>, ApplyError>>(WINDOW);
+    async fn receive_large<R: BlobReader>(
+        &self,
+        mut reader: R,
+        begun: Begun,
+    ) -> Result<Option<Verified>, ApplyError> {
+        let (chunks, mut received) = mpsc::channel::<Result<Option<Piece>, ApplyError>>(WINDOW);
         let job = self.clone();
         let disk = tokio::task::spawn_blocking(move || {
-            job.fill(|| {
-                // A sender that is gone without an end was given up: what was written is thrown away.
+            job.fill(begun, || {
+                // A sender that is gone without an end was given up: as if the connection had been lost.
                 received.blocking_recv().unwrap_or(Err(ApplyError::SessionOver))
             })
         });
         loop {
             let next = reader.next().await.map_err(ApplyError::Blob);
+            let next = next.map(|chunk| chunk.map(|chunk| (chunk, reader.mark())));
             let last = !matches!(next, Ok(Some(_)));
             // Fails when the disk's side has ended; its error says why.
             if chunks.send(next).await.is_err() || last {
@@ -146,31 +177,42 @@ impl Placing {
         }
     }
 
-    /// Writes a temp file from chunks, hashing as it goes; blocks. A failure leaves nothing behind.
+    /// Writes a temp file from chunks, hashing as it goes; blocks. A failure leaves nothing behind, or a file that the next try goes on with.
     fn fill(
         &self,
-        mut next: impl FnMut() -> Result<Option<Bytes>, ApplyError>,
+        begun: Begun,
+        mut next: impl FnMut() -> Result<Option<Piece>, ApplyError>,
     ) -> Result<Option<Verified>, ApplyError> {
-        let temp = self.root.create_temp(self.content).map_err(ApplyError::Disk)?;
-        let name = temp.name.clone();
+        let Begun { temp, mut hasher, mut length, mut progress } = begun;
+        let (name, before) = (temp.name.clone(), length);
         let filled = (|| {
             let mut file = &temp.file;
-            let mut hasher = Hasher::new();
-            let mut fetched = 0;
-            while let Some(chunk) = next()? {
+            while let Some((chunk, mark)) = next()? {
                 hasher.update(&chunk);
                 file.write_all(&chunk).map_err(ApplyError::Disk)?;
-                fetched += chunk.len() as u64;
+                self.wrote(chunk.len());
+                length += chunk.len() as u64;
+                if let Some(progress) = &mut progress {
+                    progress.wrote(file, length, mark.as_ref())?;
+                }
             }
-            if fetched != self.attributes.size || hasher.finish() != self.content {
+            if length != self.attributes.size || hasher.finish() != self.content {
                 return Ok(None);
             }
-            self.finish(temp, fetched).map(Some)
+            self.finish(temp, length - before).map(Some)
         })();
-        if !matches!(filled, Ok(Some(_))) {
+        let stays = progress.map_or(Ok(false), |progress| progress.end(&filled));
+        if !matches!((&filled, &stays), (Ok(Some(_)), Ok(_)) | (_, Ok(true))) {
             let _ = self.root.remove_temp(&name);
+            let _ = self.root.remove_temp(name.trim_end_matches(".part"));
         }
-        filled
+        stays.and(filled)
+    }
+
+    fn wrote(&self, bytes: usize) {
+        if let Some(room) = &self.room {
+            room.written(bytes as u64);
+        }
     }
 
     /// Attributes, then the sync: a file that is durable is durable as it will stand. A sync that fails is final for this file.
@@ -181,7 +223,8 @@ impl Placing {
         temp.file.sync_all().map_err(ApplyError::Disk)?;
         self.root.complete_temp(&mut temp).map_err(ApplyError::Disk)?;
         let stat = FileStat::of(&temp.file).map_err(ApplyError::Disk)?.stat;
-        Ok(Verified { temp: temp.name, ino: stat.ino, size: stat.size, mtime: stat.mtime, folder, fetched })
+        let (ino, size, mtime) = (stat.ino, stat.size, stat.mtime);
+        Ok(Verified { temp: temp.name, ino, size, mtime, folder, fetched, claim: None })
     }
 
     /// Copies from an open file of this node: as a reflink where the file system can, and read back and hashed either way.
@@ -209,6 +252,7 @@ impl Placing {
                 length += n as u64;
                 if !shared {
                     target.write_all(&block[..n]).map_err(ApplyError::Disk)?;
+                    self.wrote(n);
                 }
             }
             if length != self.attributes.size || hasher.finish() != self.content {

@@ -1,6 +1,12 @@
 //! What the stages of this process share, and how their failures are answered.
 
-use crate::{hold::Replacing, plan::Removals, sync::FolderSync};
+use crate::{
+    hold::Replacing,
+    parts::Claims,
+    plan::Removals,
+    space::{Lack, Space},
+    sync::FolderSync,
+};
 use common::{
     blobs::{BlobError, BlobStore},
     broker::BrokerError,
@@ -12,7 +18,8 @@ use common::{
     names::NodeName,
     path::MediaPath,
     resolve::{Name, ResolveError, resolve},
-    root::{MarkerClock, MarkerError, Ownership, RenameError, Root},
+    root::{MarkerClock, MarkerError, Ownership, RenameError, Root, is_full},
+    settings::MinFree,
     trust::{Gate, Session, TrustError},
 };
 use std::{
@@ -43,6 +50,8 @@ pub struct Node<L, B> {
     pub large: Arc<Semaphore>,
     /// Unknown files that were replaced lately (rule 8).
     pub replacing: Arc<Replacing>,
+    pub claims: Arc<Claims>,
+    pub space: Space,
     /// This run of the process, by which its intents are known.
     pub run: String,
     state_dir: PathBuf,
@@ -61,6 +70,7 @@ pub struct Parts<L, B> {
     pub download_limit: RateLimit,
     pub owner: Option<Ownership>,
     pub removals: Removals,
+    pub min_free: MinFree,
     pub state_dir: PathBuf,
     pub gate: Gate,
 }
@@ -92,6 +102,9 @@ pub enum ApplyError {
     /// The bytes of the blob do not hash to its name.
     #[error("blob {0} has other bytes in the store than its name says")]
     WrongContent(ContentHash),
+    /// It does not fit above the floor of the disk, and there is no trash to drop for it.
+    #[error("{0}")]
+    NoRoom(Lack),
     /// The disk.
     #[error("cannot write below the root")]
     Disk(#[source] io::Error),
@@ -138,20 +151,30 @@ impl ApplyError {
                 BrokerError::Timeout { .. } | BrokerError::Away { .. } | BrokerError::Absent { .. } => {
                     Next::NewSession
                 }
-                BrokerError::Full { .. } | BrokerError::Refused { .. } | BrokerError::Answer { .. } => {
-                    Next::Retry
-                }
+                BrokerError::Full { .. } => Next::Pause,
+                BrokerError::Refused { .. } | BrokerError::Answer { .. } => Next::Retry,
             },
             Self::Blob(_) | Self::WrongContent(_) => Next::Want(content),
             Self::Marker(error) if error.halts() => Next::Halt,
+            Self::NoRoom(_) => Next::Pause,
+            _ if self.is_full() => Next::Pause,
             Self::Disk(error) | Self::Rename(RenameError::Io(error)) => match error.kind() {
-                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Next::Pause,
                 io::ErrorKind::InvalidFilename | io::ErrorKind::InvalidInput => Next::Park,
                 _ => Next::Retry,
             },
-            Self::Index(error) if error.is_full() => Next::Pause,
             Self::Changing | Self::Placing | Self::InTheWay(_) | Self::Rename(_) => Next::Retry,
             Self::Index(_) | Self::Marker(_) | Self::Resolve(_) => Next::Retry,
+        }
+    }
+
+    /// The disk under the root, or the one under the index, refused for want of room, or a quota did.
+    pub fn is_full(&self) -> bool {
+        match self {
+            Self::Disk(error) | Self::Rename(RenameError::Io(error)) => is_full(error),
+            Self::Marker(error) => error.is_full(),
+            Self::Resolve(error) => error.is_full(),
+            Self::Index(error) => error.is_full(),
+            _ => false,
         }
     }
 }
@@ -178,6 +201,7 @@ impl<L: EventLog, B: BlobStore> Node<L, B> {
     pub fn new(parts: Parts<L, B>) -> Self {
         Self {
             folders: FolderSync::start(Arc::clone(&parts.root)),
+            space: Space::new(Arc::clone(&parts.root), parts.min_free),
             root: parts.root,
             index: parts.index,
             log: parts.log,
@@ -188,6 +212,7 @@ impl<L: EventLog, B: BlobStore> Node<L, B> {
             removals: parts.removals,
             large: Arc::new(Semaphore::new(LARGE_FILES)),
             replacing: Arc::default(),
+            claims: Arc::default(),
             run: format!("{:016x}", rand::random::<u64>()),
             state_dir: parts.state_dir,
             gate: parts.gate,
@@ -206,20 +231,26 @@ impl<L: EventLog, B: BlobStore> Node<L, B> {
         if self.gate.stands(session, &self.index)? { Ok(()) } else { Err(ApplyError::SessionOver) }
     }
 
-    /// Finishes an intent whose maker has died, or was an earlier run of ours. False: its maker lives.
-    pub async fn resolve_abandoned(&self, path: &MediaPath, intent: &Intent) -> Result<bool, ApplyError> {
-        let abandoned = match intent.role.as_str() {
-            "replicator" => intent.owner != self.run,
+    /// Whether the maker of an intent has died, or was an earlier run of ours.
+    pub fn is_abandoned(&self, intent: &Intent) -> Result<bool, ApplyError> {
+        match intent.role.as_str() {
+            "replicator" => Ok(intent.owner != self.run),
             role => {
-                LocalLock::is_free(&self.state_dir.join(format!("{role}.lock"))).map_err(ApplyError::Disk)?
+                LocalLock::is_free(&self.state_dir.join(format!("{role}.lock"))).map_err(ApplyError::Disk)
             }
-        };
-        if abandoned {
-            let resolved =
-                resolve(&self.root, &self.index, self.log.subjects(), path, intent, Name::Unsynced).await?;
-            tracing::info!(%path, version = %intent.version, ?resolved, "finished what an earlier run had begun");
         }
-        Ok(abandoned)
+    }
+
+    /// Finishes an abandoned intent.
+    pub async fn finish_abandoned(
+        &self,
+        path: &MediaPath,
+        intent: &Intent,
+        name: Name,
+    ) -> Result<(), ApplyError> {
+        let resolved = resolve(&self.root, &self.index, self.log.subjects(), path, intent, name).await?;
+        tracing::info!(%path, version = %intent.version, ?resolved, "finished what an earlier run had begun");
+        Ok(())
     }
 
     /// Whether files of the trash may be dropped now: once an hour. What is to be deleted anyway goes at once.

@@ -181,8 +181,9 @@ async fn one(
         content: event.sha256,
         attributes,
         owner: None,
+        room: None,
     };
-    let verified = fetch_blob(blobs, limit, &placing).await?;
+    let verified = fetch_blob(blobs, limit, &placing, None).await?;
     blocking(move || {
         match found {
             None => root.place_new(&verified.temp, &verified.folder)?,

@@ -210,6 +210,7 @@ impl Restore {
             // Written now, as any new version.
             attributes: Attributes { size: target.size, mtime: Timestamp::now(), mode: target.mode },
             owner: None,
+            room: None,
         };
         if let Some(entry) = target.trash.clone() {
             let job = placing.clone();
@@ -222,7 +223,7 @@ impl Restore {
         if let Some(copied) = copy_local(&self.index, &placing).await? {
             return Ok(copied);
         }
-        match fetch_blob(&self.blobs, &RateLimit::default(), &placing).await {
+        match fetch_blob(&self.blobs, &RateLimit::default(), &placing, None).await {
             Err(
                 ApplyError::Blob(BlobError::Missing(_) | BlobError::Damaged { .. })
                 | ApplyError::WrongContent(_),

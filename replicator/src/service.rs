@@ -6,6 +6,8 @@ use crate::{
     apply::Outcome,
     check::{Check, read_page},
     node::{ApplyError, Next, Node},
+    parts, recovery,
+    space::Waiting,
     tracker::Tracker,
     upkeep,
     work::{Item, Tried, try_once},
@@ -51,6 +53,10 @@ const PROGRESS: Duration = Duration::from_secs(10);
 const UPKEEP: Duration = Duration::from_secs(2);
 /// Until a broker that is connected but does not answer is asked again.
 const SESSION_RETRY: Duration = Duration::from_millis(500);
+/// Events that wait, for room or for their next try, while more are read again at most: what is not read costs no memory.
+const WAITING: usize = 4096;
+/// What is waited for when the disk under the index is full.
+const STATE_DISK: &str = "";
 /// Blobs asked for at most.
 const WANTED: usize = 1000;
 
@@ -114,7 +120,10 @@ pub struct Service<L: EventLog, B> {
     check: Option<Check>,
     /// The broker was away, or the process was, since the log was read through.
     unchecked: bool,
-    upkeep: JoinSet<Result<(), IndexError>>,
+    upkeep: JoinSet<Result<(), ApplyError>>,
+    /// Names in `.mirror/tmp` that an earlier run has left, until they are tidied.
+    left: Option<Arc<[String]>>,
+    tidying: JoinSet<Result<(), ApplyError>>,
     wanted: BTreeSet<ContentHash>,
     wanted_changed: bool,
     /// Wanted by a check, not by an event.
@@ -125,10 +134,9 @@ pub struct Service<L: EventLog, B> {
     held_said: bool,
     /// What is slow and may wait looks at it.
     busy_now: Arc<AtomicBool>,
-    full: Option<String>,
+    room: Waiting,
     last_trouble: Option<String>,
     last_error: Option<String>,
-    tidied: bool,
 }
 
 impl<L: EventLog, B: BlobStore> Service<L, B> {
@@ -154,6 +162,8 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
             check: None,
             unchecked: true,
             upkeep: JoinSet::new(),
+            left: None,
+            tidying: JoinSet::new(),
             wanted: BTreeSet::new(),
             wanted_changed: false,
             asked: BTreeSet::new(),
@@ -162,10 +172,9 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
             restocked: Instant::now(),
             held_said: false,
             busy_now: Arc::default(),
-            full: None,
+            room: Waiting::default(),
             last_trouble: None,
             last_error: None,
-            tidied: false,
         }
     }
 
@@ -197,7 +206,8 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
                 },
                 Some(item) = self.pauses.join_next(), if !self.pauses.is_empty() => self.fresh.push_back(panics(item)),
                 Some(read) = self.reads.join_next(), if !self.reads.is_empty() => self.take_read(panics(read)),
-                Some(done) = self.upkeep.join_next(), if !self.upkeep.is_empty() => panics(done)?,
+                Some(done) = self.upkeep.join_next(), if !self.upkeep.is_empty() => self.kept_up(panics(done))?,
+                Some(done) = self.tidying.join_next(), if !self.tidying.is_empty() => self.tidied(panics(done)),
                 page = read_page(&mut self.check) => {
                     let missing = self.check.as_mut().map(|check| check.take(page)).unwrap_or_default();
                     self.take_again(missing);
@@ -213,10 +223,7 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
                 _ = asking.tick(), if self.session.is_some() => self.look_for_asked()?,
                 Some(found) = self.repairs.join_next(), if !self.repairs.is_empty() => self.take_repairs(panics(found)).await?,
                 Some(done) = self.restock.join_next(), if !self.restock.is_empty() => self.restocked(panics(done)),
-                _ = keep.tick(), if self.upkeep.is_empty() => {
-                    let (node, days) = (Arc::clone(&self.node), self.trash_days);
-                    self.upkeep.spawn(async move { upkeep::run(&node, days).await });
-                }
+                _ = keep.tick() => self.keep_up(),
                 _ = tick.tick() => self.look_after(&mut reporter).await?,
             }
             if self.session.is_none() {
@@ -227,7 +234,8 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
             self.start();
         }
         self.wind_down().await;
-        self.store_version().await?;
+        let stored = self.store_version().await;
+        self.unless_full(stored)?;
         reporter.stopping(&self.node.index, &self.node.root).await;
         Ok(())
     }
@@ -243,6 +251,7 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
         self.read_again = None;
         self.unchecked |= self.check.take().is_some();
         self.outstanding.clear();
+        self.room.forget_all_but(STATE_DISK);
         self.reads.abort_all();
         self.reads.detach_all();
         self.forget_asked();
@@ -256,20 +265,22 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
     /// Looks at the log before anything is applied (rule 9); finishes what an earlier run began; then reads again what was delivered and not applied, rather than
     /// waiting until the broker delivers it again.
     async fn begin_session(&mut self) -> Result<Option<Followed<DeliveryOf<L>>>, ServiceError> {
-        let (node, tidied) = (Arc::clone(&self.node), self.tidied);
+        let node = Arc::clone(&self.node);
         let begun = async {
             let Some(session) = node.trust().await? else { return Ok(None) };
-            for (path, intent) in node.index.intents()? {
-                // One that cannot be finished keeps its own path waiting, and no other.
-                if let Err(error) = node.resolve_abandoned(&path, &intent).await {
-                    tracing::warn!(%path, error = %error_chain(&error), "an intent cannot be finished yet");
+            let finished = async {
+                recovery::resolve_abandoned(&node).await?;
+                if self.left.is_none() {
+                    self.left = Some(upkeep::left_behind(&node).await?.into());
                 }
-            }
-            if !tidied {
-                upkeep::tidy_temp(&node).await?;
-            }
-            let mut follower = node.log.follow(&node.name).await?;
-            let consumer = follower.state().await?;
+                Ok::<_, ApplyError>(())
+            };
+            let followed = async {
+                let mut follower = node.log.follow(&node.name).await?;
+                let consumer = follower.state().await?;
+                Ok::<_, ApplyError>((follower, consumer))
+            };
+            let ((), (follower, consumer)) = tokio::try_join!(finished, followed)?;
             Ok::<_, ApplyError>(Some((session, follower, consumer)))
         };
         match begun.await {
@@ -278,7 +289,7 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
                 if let Some(why) = &session.began {
                     tracing::warn!(%why, generation = session.generation.0, "the log is read again from its start");
                 }
-                self.tidied = true;
+                self.tidy();
                 let state = self.node.index.node()?;
                 self.tracker = Tracker::new(state.version, state.at_version.clone());
                 for (from, to) in &state.beyond {
@@ -303,6 +314,11 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
             }
             Err(error) => match error.next(ContentHash::of_nothing()) {
                 Next::Halt => Err(ServiceError::Halted(error)),
+                Next::Pause => {
+                    self.room.add(STATE_DISK, error_chain(&error));
+                    self.next_session = Instant::now() + SESSION_RETRY;
+                    Ok(None)
+                }
                 _ => {
                     self.trouble(error_chain(&error));
                     self.next_session = Instant::now() + SESSION_RETRY;
@@ -324,7 +340,8 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
 
     fn read_on(&mut self) {
         let Some((from, to)) = self.read_again else { return };
-        if !self.reads.is_empty() || self.again.len() >= READY || self.session.is_none() {
+        let enough = self.again.len() >= READY || self.pauses.len() >= WAITING;
+        if !self.reads.is_empty() || enough || self.session.is_none() {
             return;
         }
         let Ok(state) = self.node.index.node() else { return };
@@ -406,7 +423,6 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
         match result {
             Ok(Tried::Done(outcome)) => {
                 self.say(&item, outcome, took);
-                self.full = None;
                 if let Ok(event) = &item.logged.event
                     && self.wanted.remove(&event.sha256)
                 {
@@ -427,26 +443,27 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
                 self.applied(&item, current).await;
             }
             Ok(Tried::Rested { reason }) => self.trouble(reason),
-            Ok(Tried::Again { reason, pause, want, full }) => {
+            Ok(Tried::NoRoom { reason, need }) => {
+                self.room.add(&item.logged.subject, reason);
+                if current {
+                    let (node, version) = (Arc::clone(&self.node), item.logged.version);
+                    let item = self.newest_first(item);
+                    let need = need.filter(|_| item.logged.version == version);
+                    self.rest(item, async move { node.space.wait(need).await }, true);
+                    return Ok(());
+                }
+            }
+            Ok(Tried::Again { reason, pause, want }) => {
+                self.room.remove(&item.logged.subject);
                 if let Some(content) = want
                     && self.wanted.len() < WANTED
                 {
                     self.wanted_changed |= self.wanted.insert(content);
                 }
-                self.full = full.then(|| reason.clone());
                 self.trouble(reason);
                 if current {
-                    // Time in which the disk was full does not count.
-                    item.failing =
-                        if full { Some(Instant::now()) } else { item.failing.or(Some(Instant::now())) };
                     item.tries += 1;
-                    if let Some(busy) = self.busy.get_mut(&item.logged.subject) {
-                        busy.running = false;
-                    }
-                    self.pauses.spawn(async move {
-                        sleep(pause).await;
-                        item
-                    });
+                    self.rest(item, sleep(pause), false);
                     return Ok(());
                 }
             }
@@ -457,15 +474,54 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
             }
             Ok(Tried::Halt(error)) => return Err(ServiceError::Halted(error)),
             Err(error) => {
-                self.trouble(error_chain(&error));
+                match error.next(ContentHash::of_nothing()) {
+                    Next::Pause => self.room.add(STATE_DISK, error_chain(&error)),
+                    _ => self.trouble(error_chain(&error)),
+                }
                 if current {
                     self.end_session();
                     self.next_session = Instant::now() + SESSION_RETRY;
                 }
             }
         }
+        self.room.remove(&item.logged.subject);
         self.free(&item.logged.subject);
         Ok(())
+    }
+
+    /// What there is no room for may be replaced or removed by now: the newest event of its path goes first, and the others find themselves superseded.
+    fn newest_first(&mut self, item: Item<DeliveryOf<L>>) -> Item<DeliveryOf<L>> {
+        let Some(busy) = self.busy.get_mut(&item.logged.subject) else { return item };
+        match busy.waiting.pop_back() {
+            Some(newest) if newest.logged.version > item.logged.version => {
+                busy.waiting.push_front(item);
+                newest
+            }
+            older => {
+                busy.waiting.extend(older);
+                item
+            }
+        }
+    }
+
+    /// Lets an event rest until its next try. `full`: time in which there was no room does not count as failing (rule 11).
+    fn rest(
+        &mut self,
+        mut item: Item<DeliveryOf<L>>,
+        pause: impl Future<Output = ()> + Send + 'static,
+        full: bool,
+    ) {
+        item.failing = item.failing.filter(|_| !full).or(Some(Instant::now()));
+        if let Some(busy) = self.busy.get_mut(&item.logged.subject) {
+            busy.running = false;
+        }
+        self.pauses.spawn(async move {
+            pause.await;
+            if full {
+                item.failing = Some(Instant::now());
+            }
+            item
+        });
     }
 
     /// The path's next event may go.
@@ -533,13 +589,21 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
         {
             self.end_session();
         }
-        self.store_version().await?;
+        let stored = self.store_version().await;
+        let has_room = stored.is_ok() && self.room.has(STATE_DISK);
+        self.unless_full(stored)?;
+        if has_room && self.node.index.write(|tx| tx.probe()).await.is_ok() {
+            self.room.remove(STATE_DISK);
+        }
         self.busy_now.store(self.pending() > 0, Ordering::Relaxed);
         if let Some(ahead) = self.consumer_ahead {
             self.follow_by_reading(ahead).await;
         }
         if self.work.is_empty() && self.pauses.is_empty() {
             self.last_trouble = None;
+            if self.is_idle() {
+                self.room.idle();
+            }
         }
         if self.wanted_changed && self.session.is_some() {
             self.wanted_changed = false;
@@ -551,7 +615,7 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
             version: Some(self.tracker.version().0),
             beyond: self.tracker.beyond(),
             pending: self.pending(),
-            last_error: self.full.clone().or_else(|| self.last_error.clone()),
+            last_error: self.room.reason().or_else(|| self.last_error.clone()),
         };
         reporter.write(&self.node.index, &self.node.root, progress).await?;
         Ok(())
@@ -565,7 +629,7 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
         match &self.session {
             None if self.stored == Version::ZERO => NodeRunState::Starting,
             None => NodeRunState::Degraded,
-            Some(_) if self.full.is_some() => NodeRunState::Degraded,
+            Some(_) if self.room.reason().is_some() => NodeRunState::Degraded,
             Some(session) if self.tracker.version().0 < session.log.last => NodeRunState::Syncing,
             Some(_) if self.pending() > 0 => NodeRunState::Syncing,
             Some(_) if self.node.index.parked_count().unwrap_or(0) > 0 => NodeRunState::Degraded,
@@ -584,7 +648,6 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
         }
         let (at_version, beyond, generation) =
             (at_version.cloned(), self.tracker.beyond(), session.generation);
-        self.stored = version;
         self.node
             .index
             .write(move |tx| {
@@ -598,7 +661,64 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
                 Ok(())
             })
             .await?;
+        self.stored = version;
         Ok(())
+    }
+
+    /// Waits for the disk under the index as for any other: what could not be written now is written with the next look.
+    fn unless_full(&mut self, written: Result<(), ServiceError>) -> Result<(), ServiceError> {
+        match written {
+            Err(ServiceError::Index(error)) if error.is_full() => {
+                self.room.add(STATE_DISK, error_chain(&error));
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Everything that the log had when it was looked at is applied or parked.
+    fn is_idle(&self) -> bool {
+        let head = self.session.as_ref().map(|session| session.log.last);
+        let caught_up = head.is_some_and(|head| self.tracker.version().0 >= head);
+        caught_up && self.read_again.is_none() && self.pending() == 0
+    }
+
+    fn keep_up(&mut self) {
+        self.tidy();
+        if self.upkeep.is_empty() {
+            let (node, days, idle) = (Arc::clone(&self.node), self.trash_days, self.is_idle());
+            self.upkeep.spawn(async move {
+                parts::drop_unwanted(&node, idle).await?;
+                Ok(upkeep::run(&node, days).await?)
+            });
+        }
+    }
+
+    fn kept_up(&mut self, done: Result<(), ApplyError>) -> Result<(), ServiceError> {
+        match done {
+            Ok(()) => {}
+            Err(ApplyError::Index(error)) => self.unless_full(Err(error.into()))?,
+            Err(error) => self.trouble(error_chain(&error)),
+        }
+        Ok(())
+    }
+
+    /// Beside the work: what was left may have to be read.
+    fn tidy(&mut self) {
+        if let (true, Some(left)) =
+            (self.tidying.is_empty(), self.left.clone().filter(|left| !left.is_empty()))
+        {
+            let node = Arc::clone(&self.node);
+            self.tidying.spawn(async move { upkeep::tidy_temp(&node, &left).await });
+        }
+    }
+
+    fn tidied(&mut self, done: Result<(), ApplyError>) {
+        match done {
+            Ok(()) => self.left = Some(Arc::default()),
+            Err(error) => self.trouble(error_chain(&error)),
+        }
     }
 
     async fn follow_by_reading(&mut self, ahead: Version) {

@@ -6,7 +6,7 @@ use common::{
     blobs::BlobStore,
     content::hash_open,
     hash::ContentHash,
-    index::{IndexError, Trashed},
+    index::{IndexError, Stat, Trashed},
     log::EventLog,
     path::MediaPath,
     resolve::blocking,
@@ -23,23 +23,32 @@ const SHARE: u64 = 10;
 /// A file of this name in `tmp` is another process's test of the file system, unless it is older than this.
 const PROBE_SECONDS: f64 = 60.0;
 
-/// Tidies `.mirror/tmp` once, before anything is placed: unfinished downloads are deleted; what came out of the tree and did not reach the trash is moved there; a complete
-/// file that no intent names and that is what its name says is deleted, and one that is not is somebody's work: a lost conflict.
-pub async fn tidy_temp<L: EventLog, B: BlobStore>(node: &Node<L, B>) -> Result<(), ApplyError> {
-    let ours: HashSet<String> = node.index.intents()?.into_iter().map(|(_, intent)| intent.temp).collect();
-    let names = {
-        let root = Arc::clone(&node.root);
-        blocking(move || root.temp_names()).await.map_err(ApplyError::Disk)?
-    };
-    for name in names.into_iter().filter(|name| !ours.contains(name)) {
-        if let Some(known) = node.index.trashed(&name)? {
+/// The names in `.mirror/tmp` that an earlier run has left for [`tidy_temp`]. To be asked for before anything is placed: what is made later is not among them. What an
+/// intent names, or a blob that is half fetched, is left alone.
+pub async fn left_behind<L: EventLog, B: BlobStore>(node: &Node<L, B>) -> Result<Vec<String>, ApplyError> {
+    let root = Arc::clone(&node.root);
+    let mut names = blocking(move || root.temp_names()).await.map_err(ApplyError::Disk)?;
+    let intents = node.index.intents()?.into_iter().map(|(_, intent)| intent.temp);
+    let used: HashSet<String> = intents.chain(node.index.fetches()?.into_iter().map(|f| f.temp)).collect();
+    names.retain(|name| !used.contains(name));
+    Ok(names)
+}
+
+/// Tidies what an earlier run has left in `.mirror/tmp`, beside the work, since it may have to read it: unfinished downloads are deleted; what came out of the tree and did not
+/// reach the trash is moved there; a complete file that no intent names and that is what its name says is deleted, and one that is not is somebody's work: a lost conflict.
+pub async fn tidy_temp<L: EventLog, B: BlobStore>(
+    node: &Node<L, B>,
+    left: &[String],
+) -> Result<(), ApplyError> {
+    for name in left {
+        if let Some(known) = node.index.trashed(name)? {
             let root = Arc::clone(&node.root);
             blocking(move || root.trash_temp(&known.id, &known.id, &known.path))
                 .await
                 .map_err(ApplyError::Disk)?;
             continue;
         }
-        let root = Arc::clone(&node.root);
+        let (root, name) = (Arc::clone(&node.root), name.clone());
         let found = blocking(move || inspect(&root, &name)).await.map_err(ApplyError::Disk)?;
         if let Some(lost) = found {
             tracing::warn!(trash = %lost.id, "a file of unknown origin in .mirror/tmp was moved to the trash");
@@ -93,51 +102,94 @@ pub async fn run<L: EventLog, B: BlobStore>(node: &Node<L, B>, days: u64) -> Res
     };
     for entry in node.index.trash_due(before(LOOK_AGAIN_SECONDS), before(keep_for))? {
         let age = now.seconds_since(entry.moved);
-        let look_again = !entry.checked && age >= LOOK_AGAIN_SECONDS;
+        let unchecked = !entry.checked && age >= LOOK_AGAIN_SECONDS;
         let drop = !entry.lost && age >= keep_for && drops > 0;
-        if !look_again && !drop {
+        if !unchecked && !drop {
             continue;
         }
-        let (root, at) = (Arc::clone(&node.root), entry.clone());
-        let stat = blocking(move || root.open_trashed(&at.id, &at.path).map(|(_, stat)| stat.stat)).await;
-        let written = match &stat {
-            Ok(stat) => (stat.mtime, stat.size) != (entry.stat.mtime, entry.stat.size),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                // A move to the trash that failed, after its entry was made, is made up for.
-                let (root, at) = (Arc::clone(&node.root), entry.clone());
-                let moved = blocking(move || match root.look_temp(&at.id)? {
-                    Look::File(_) => root.trash_temp(&at.id, &at.id, &at.path).map(|()| true),
-                    _ => Ok::<_, io::Error>(false),
-                });
-                if moved.await.unwrap_or(true) {
-                    continue;
-                }
-                let id = entry.id.clone();
-                node.index.write(move |tx| tx.forget_trash(&id)).await?;
-                continue;
-            }
-            Err(_) => continue,
-        };
-        if written {
-            tracing::warn!(path = %entry.path, trash = %entry.id, "written after it was replaced: kept as a lost conflict");
-        }
+        let Some((stat, written)) = look_again(node, &entry).await? else { continue };
         if drop && !written {
             drops -= 1;
+            drop_entry(node, &entry).await?;
+        } else {
+            keep(node, entry, stat, written).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Until when a file must have been moved to the trash that is dropped for space: its writers had their time.
+pub fn settled_before(now: Timestamp) -> Timestamp {
+    Timestamp::from_nanos(now.nanos() - (LOOK_AGAIN_SECONDS * 1e9) as i128)
+}
+
+/// Drops a file of the trash before its days are over, after another look. False: it is not dropped.
+pub async fn drop_early<L: EventLog, B: BlobStore>(
+    node: &Node<L, B>,
+    entry: Trashed,
+) -> Result<bool, IndexError> {
+    match look_again(node, &entry).await? {
+        None => Ok(false),
+        Some((_, false)) => drop_entry(node, &entry).await,
+        Some((stat, true)) => keep(node, entry, stat, true).await.map(|()| false),
+    }
+}
+
+/// The stat of a trashed file now, and whether it was written since it was moved. `None`: there is nothing to look at.
+async fn look_again<L: EventLog, B: BlobStore>(
+    node: &Node<L, B>,
+    entry: &Trashed,
+) -> Result<Option<(Stat, bool)>, IndexError> {
+    let (root, at) = (Arc::clone(&node.root), entry.clone());
+    let stat = match blocking(move || root.open_trashed(&at.id, &at.path).map(|(_, stat)| stat.stat)).await {
+        Ok(stat) => stat,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            // A move to the trash that failed, after its entry was made, is made up for.
             let (root, at) = (Arc::clone(&node.root), entry.clone());
-            if blocking(move || root.drop_trashed(&at.id, &at.path)).await.is_ok() {
+            let moved = blocking(move || match root.look_temp(&at.id)? {
+                Look::File(_) => root.trash_temp(&at.id, &at.id, &at.path).map(|()| true),
+                _ => Ok::<_, io::Error>(false),
+            });
+            if !moved.await.unwrap_or(true) {
                 let id = entry.id.clone();
                 node.index.write(move |tx| tx.forget_trash(&id)).await?;
             }
-            continue;
+            return Ok(None);
         }
-        let kept = Trashed {
-            lost: entry.lost || written,
-            checked: true,
-            sha256: entry.sha256.filter(|_| !written),
-            stat: stat.unwrap_or(entry.stat),
-            ..entry
-        };
-        node.index.write(move |tx| tx.add_trash(&kept)).await?;
+        Err(_) => return Ok(None),
+    };
+    let written = (stat.mtime, stat.size) != (entry.stat.mtime, entry.stat.size);
+    if written {
+        tracing::warn!(path = %entry.path, trash = %entry.id, "written after it was replaced: kept as a lost conflict");
     }
-    Ok(())
+    Ok(Some((stat, written)))
+}
+
+async fn drop_entry<L: EventLog, B: BlobStore>(
+    node: &Node<L, B>,
+    entry: &Trashed,
+) -> Result<bool, IndexError> {
+    let (root, at) = (Arc::clone(&node.root), entry.clone());
+    let dropped = blocking(move || root.drop_trashed(&at.id, &at.path)).await.is_ok();
+    if dropped {
+        let id = entry.id.clone();
+        node.index.write(move |tx| tx.forget_trash(&id)).await?;
+    }
+    Ok(dropped)
+}
+
+async fn keep<L: EventLog, B: BlobStore>(
+    node: &Node<L, B>,
+    entry: Trashed,
+    stat: Stat,
+    written: bool,
+) -> Result<(), IndexError> {
+    let kept = Trashed {
+        lost: entry.lost || written,
+        checked: true,
+        sha256: entry.sha256.filter(|_| !written),
+        stat,
+        ..entry
+    };
+    node.index.write(move |tx| tx.add_trash(&kept)).await
 }

@@ -4,11 +4,13 @@ use crate::{
     apply::{Outcome, apply},
     node::{ApplyError, Next, Node},
     repair::repair,
+    space::make_room,
 };
 use backon::{BackoffBuilder, ExponentialBuilder};
 use common::{
     blobs::BlobStore,
     error_chain,
+    event::Event,
     hash::ContentHash,
     index::{Parked, Repair},
     log::{EventLog, Logged},
@@ -26,8 +28,6 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 const REST: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(600));
 /// A blob that was asked for in vain for this long, in seconds, will not come: the watcher may publish over its event.
 const IN_VAIN: f64 = 86_400.0;
-/// Until a full disk is looked at again.
-const FULL_PAUSE: Duration = Duration::from_secs(1);
 
 /// An event on its way.
 pub struct Item<D> {
@@ -63,7 +63,9 @@ pub enum Tried {
     /// Set aside in the index.
     Parked { reason: String, permanent: bool },
     /// To be tried again after a pause. `want`: the store does not have it, so the other nodes are asked.
-    Again { reason: String, pause: Duration, want: Option<ContentHash>, full: bool },
+    Again { reason: String, pause: Duration, want: Option<ContentHash> },
+    /// To be tried again once there is room. `need`: the length of what it has to write, when that is what does not fit.
+    NoRoom { reason: String, need: Option<u64> },
     /// The log must be looked at first.
     SessionOver,
     /// Nothing here can be trusted.
@@ -113,7 +115,7 @@ pub async fn try_once<L: EventLog, B: BlobStore, D>(
             Tried::Parked { .. } => Ok(Tried::Held),
             over => Ok(over),
         },
-        Next::Pause => Ok(Tried::Again { reason, pause: FULL_PAUSE, want, full: true }),
+        Next::Pause => no_room(node, &error, event, reason).await,
         Next::Retry | Next::Want(_) => {
             let tired = item.failing.is_some_and(|since| since.elapsed() > PATIENCE);
             if tired && item.repair.is_some() {
@@ -123,7 +125,7 @@ pub async fn try_once<L: EventLog, B: BlobStore, D>(
                 let in_vain = want.is_some() && parked_for(node, item)? > IN_VAIN;
                 return park(node, session, item, reason, in_vain).await;
             }
-            Ok(Tried::Again { reason, pause: pause(item.tries), want, full: false })
+            Ok(Tried::Again { reason, pause: pause(item.tries), want })
         }
     }
 }
@@ -154,6 +156,25 @@ fn resting(tries: u32) -> Duration {
 
 fn later(now: Timestamp, rest: Duration) -> Timestamp {
     Timestamp::from_nanos(now.nanos() + i128::try_from(rest.as_nanos()).unwrap_or(0))
+}
+
+async fn no_room<L: EventLog, B: BlobStore>(
+    node: &Node<L, B>,
+    error: &ApplyError,
+    event: &Event,
+    reason: String,
+) -> Result<Tried, ApplyError> {
+    let need = match error {
+        ApplyError::NoRoom(lack) => Some(lack.need),
+        _ => None,
+    };
+    // The root's disk had no room although it seemed to have: trash may be what is in the way.
+    let refused = matches!(error, ApplyError::Disk(_) | ApplyError::Rename(_));
+    let size = event.added.map_or(0, |added| added.size);
+    if refused && make_room(node, size, true).await? {
+        return Ok(Tried::Again { reason, pause: FIRST_PAUSE, want: None });
+    }
+    Ok(Tried::NoRoom { reason, need })
 }
 
 fn pause(tries: usize) -> Duration {

@@ -83,7 +83,7 @@ pub async fn run(
 ) -> Result<Exit, Failure> {
     IgnoreRules::new(&watch.ignore, None)?;
     let stop = stop_on_signals().map_err(|error| Failure::new(Exit::Failed, error))?;
-    let local = Local::open(&settings, Role::Watcher).await?;
+    let local = Local::open(&settings, Role::Watcher, Some(&stop)).await?;
     let ground = ground(&local, &watch)?;
     let rules = ground.rules.clone();
     // Kept apart, so that it is left in order also when it was reached and not yet of use.
@@ -116,7 +116,7 @@ pub async fn scan(
 ) -> Result<Exit, Failure> {
     IgnoreRules::new(&watch.ignore, None)?;
     let stop = stop_on_signals().map_err(|error| Failure::new(Exit::Failed, error))?;
-    let local = Local::open(&settings, Role::Watcher).await?;
+    let local = Local::open(&settings, Role::Watcher, None).await?;
     let ground = ground(&local, &watch)?;
     let broker = connect_command(&settings, "watcher-scan").await?;
     let (found, done) = (Arc::new(Tally::default()), Arc::new(Tally::default()));

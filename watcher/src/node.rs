@@ -125,6 +125,8 @@ pub enum Next {
     NewSession,
     /// Look at the path again, after a wait.
     Retry,
+    /// The same, and nothing else either until there is room.
+    Pause,
     /// End the process: nothing here can be trusted.
     Halt,
 }
@@ -134,20 +136,31 @@ impl PublishError {
         Self::Disk { path: path.clone(), source }
     }
 
+    /// The broker did not answer; some that are full say nothing.
+    pub fn is_timeout(&self) -> bool {
+        let error = match self {
+            Self::Log(error) | Self::Blob { source: BlobError::Broker(error), .. } => error,
+            _ => return false,
+        };
+        matches!(error, BrokerError::Timeout { .. })
+    }
+
     /// What the loop does next.
     pub fn next(&self) -> Next {
         let broker = |error: &BrokerError| match error {
             BrokerError::Timeout { .. } | BrokerError::Away { .. } | BrokerError::Absent { .. } => {
                 Next::NewSession
             }
-            BrokerError::Full { .. } | BrokerError::Refused { .. } | BrokerError::Answer { .. } => {
-                Next::Retry
-            }
+            BrokerError::Full { .. } => Next::Pause,
+            BrokerError::Refused { .. } | BrokerError::Answer { .. } => Next::Retry,
         };
         match self {
             Self::SessionOver => Next::NewSession,
             Self::Log(error) | Self::Blob { source: BlobError::Broker(error), .. } => broker(error),
             Self::Marker(error) if error.halts() => Next::Halt,
+            Self::Marker(error) if error.is_full() => Next::Pause,
+            Self::Index(error) if error.is_full() => Next::Pause,
+            Self::Resolve(error) if error.is_full() => Next::Pause,
             Self::Blob { .. } | Self::Disk { .. } | Self::Index(_) | Self::Marker(_) | Self::Resolve(_) => {
                 Next::Retry
             }

@@ -2,7 +2,7 @@
 //!
 //! Panics at the first broken promise, naming it.
 
-use super::{BlobError, BlobReader, BlobStore, Source};
+use super::{BlobError, BlobReader, BlobStore, Mark, Source};
 use crate::{hash::ContentHash, limits::RateLimit};
 use bytes::Bytes;
 use futures_util::{
@@ -62,6 +62,8 @@ pub async fn suite<B: BlobStore, T: Tamper<B>>(make: impl AsyncFn() -> (B, T)) {
     damaged(&store, &tamper).await;
     let (store, tamper) = make().await;
     spoilt_short_way(&store, &tamper).await;
+    let (store, tamper) = make().await;
+    resumed(&store, &tamper).await;
     let (store, tamper) = make().await;
     foreign(&store, &tamper).await;
     let (store, tamper) = make().await;
@@ -282,6 +284,58 @@ async fn spoilt_short_way<B: BlobStore, T: Tamper<B>>(store: &B, tamper: &T) {
         put(store, &content).await;
         assert!(by_meta(store, hash, 5000).await.expect("get") == content, "spoilt: {spoil}");
     }
+}
+
+/// Reads a blob up to some chunk; then a new reader goes on from there, as after a crash.
+async fn resumed<B: BlobStore, T: Tamper<B>>(store: &B, tamper: &T) {
+    let limit = RateLimit::default();
+    let chunk = store.chunk_size();
+    let content = bytes(20 * chunk + 5, 1);
+    let (hash, size) = (put(store, &content).await, content.len() as u64);
+    // Chunks of another blob stand among those of this one.
+    put(store, &bytes(3 * chunk, 2)).await;
+    let mut marks = Vec::new();
+    let mut reader = store.get(hash, size, &limit).await.expect("get");
+    let mut done = 0;
+    while let Some(chunk) = soon("a chunk", reader.next()).await.expect("a chunk") {
+        done += chunk.len() as u64;
+        marks.push((done, reader.mark().expect("a mark behind each chunk")));
+    }
+    for at in [0, 1, 7, 8, 19] {
+        let (done, mark) = &marks[at];
+        // As it comes back from a disk, to another process.
+        let mark = Mark::from_bytes(mark.as_bytes().to_vec());
+        let other = tamper.other().await;
+        let (reader, from) = other.get_from(hash, size, *done, &mark, &limit).await.expect("goes on");
+        assert_eq!(from, *done);
+        let rest = read_all(Ok(reader)).await.expect("the rest");
+        assert!(rest == content[*done as usize..], "after {done} bytes");
+    }
+    let (done, mark) = marks[6].clone();
+    // What was kept with the mark is not what the mark belongs to: noticed by the end at the latest.
+    let (reader, _) = store.get_from(hash, size, done - 1, &mark, &limit).await.expect("a reader");
+    assert!(read_all(Ok(reader)).await.is_err());
+    // Nothing that can be understood, nothing left to read, a foreign blob, the whole blob, more than it has.
+    let all = marks[20].1.clone();
+    let nonsense = |text: &str| Mark::from_bytes(text.as_bytes().to_vec());
+    let garbage =
+        [nonsense(""), nonsense("{}"), nonsense("\u{0}"), nonsense(r#"{"nuid":"x","chunks":1,"from":9}"#)];
+    let anew =
+        garbage.iter().map(|mark| (done, mark)).chain([(done, &all), (size, &mark), (size + 9, &mark)]);
+    for (done, mark) in anew {
+        let (reader, from) = store.get_from(hash, size, done, mark, &limit).await.expect("anew");
+        assert_eq!(from, 0, "{done} {mark:?}");
+        assert!(read_all(Ok(reader)).await.expect("all of it") == content);
+    }
+    // Stored again: the chunks that the mark names are others now.
+    soon("put", store.put_again(source(&content, chunk))).await.expect("put");
+    let (reader, from) = store.get_from(hash, size, done, &mark, &limit).await.expect("anew");
+    assert_eq!(from, 0);
+    assert!(read_all(Ok(reader)).await.expect("all of it") == content);
+    // Lost meanwhile.
+    tamper.harm(hash, Harm::Delete).await;
+    let error = store.get_from(hash, size, done, &mark, &limit).await.err().expect("a missing blob");
+    assert!(matches!(error, BlobError::Missing(_)), "{error}");
 }
 
 async fn foreign<B: BlobStore, T: Tamper<B>>(store: &B, tamper: &T) {

@@ -51,6 +51,25 @@ pub struct Source {
 pub trait BlobReader: Send + 'static {
     /// The next chunk, `None` after the last. A chunk that does not come within 10 s, one too many or one too few is an error.
     fn next(&mut self) -> impl Future<Output = Result<Option<Bytes>, BlobError>> + Send;
+
+    /// Where reading goes on after the chunks that were handed out. `None`: it cannot, as for a blob that came whole.
+    fn mark(&self) -> Option<Mark>;
+}
+
+/// A place between two chunks of a blob, in the store's own words; who keeps it needs to know the bytes before it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Mark(Vec<u8>);
+
+impl Mark {
+    /// As it was kept. Anything may be a mark: a store that does not understand it begins anew.
+    pub fn from_bytes(bytes: Vec<u8>) -> Self {
+        Self(bytes)
+    }
+
+    /// To be kept.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
 }
 
 /// A store of blobs. Every wait is bounded; memory is bounded by a window of chunks per call.
@@ -90,7 +109,18 @@ pub trait BlobStore: Clone + Send + Sync + 'static {
         limit: &RateLimit,
     ) -> impl Future<Output = Result<Self::Reader, BlobError>> + Send;
 
-    /// The same without the short way by which [`get`](Self::get) may find a small blob: for a caller that found wrong bytes there.
+    /// Goes on reading a blob after its first `done` bytes, from the mark that a reader of it gave there. The second value says where the reader begins: at
+    /// `done`, or at 0 where the mark means nothing any more, as when the blob was stored again under other chunks.
+    fn get_from(
+        &self,
+        hash: ContentHash,
+        size: u64,
+        done: u64,
+        mark: &Mark,
+        limit: &RateLimit,
+    ) -> impl Future<Output = Result<(Self::Reader, u64), BlobError>> + Send;
+
+    /// [`get`](Self::get) without the short way by which it may find a small blob: for a caller that found wrong bytes there.
     fn get_by_meta(
         &self,
         hash: ContentHash,

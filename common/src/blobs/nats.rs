@@ -8,7 +8,12 @@
 //! compare-and-set before it purges chunks, also those that no meta names, and purge only up to the sequence that it saw: then a put and a deletion cannot
 //! both succeed.
 
-use super::{BlobError, BlobStore, Source, lookups::Lookups, meta::Entry, reader::NatsReader};
+use super::{
+    BlobError, BlobStore, Mark, Source,
+    lookups::Lookups,
+    meta::{Entry, Meta},
+    reader::{NatsReader, Place},
+};
 use crate::{
     broker::{
         BrokerError,
@@ -136,8 +141,20 @@ impl Bucket {
             return Ok(NatsReader::of_nothing());
         }
         let meta = self.look(hash).await?.of_size(hash, size)?;
-        let subject = self.chunks_of(&meta.nuid);
-        Ok(NatsReader::of_chunks(self.wire.clone(), self.stream.clone(), subject, hash, meta, limit.clone()))
+        let start = Place::start(&meta.nuid);
+        Ok(self.reader(hash, meta, start, 0, limit))
+    }
+
+    fn reader(
+        &self,
+        hash: ContentHash,
+        meta: Meta,
+        place: Place,
+        done: u64,
+        limit: &RateLimit,
+    ) -> NatsReader {
+        let source = (self.wire.clone(), self.stream.clone(), self.chunks_of(&meta.nuid));
+        NatsReader::of_chunks(source, hash, meta, place, done, limit.clone())
     }
 }
 
@@ -179,6 +196,25 @@ impl BlobStore for NatsBlobs {
             }
         }
         self.0.reader_by_meta(hash, size, limit).await
+    }
+
+    async fn get_from(
+        &self,
+        hash: ContentHash,
+        size: u64,
+        done: u64,
+        mark: &Mark,
+        limit: &RateLimit,
+    ) -> Result<(NatsReader, u64), BlobError> {
+        let place = Place::of(mark).filter(|_| done < size);
+        let Some(place) = place else { return Ok((self.get(hash, size, limit).await?, 0)) };
+        let meta = self.0.look(hash).await?.of_size(hash, size)?;
+        // Each chunk left has at least one byte.
+        let fits = place.nuid == meta.nuid
+            && place.chunks < meta.chunks
+            && meta.chunks - place.chunks <= size - done;
+        let (place, done) = if fits { (place, done) } else { (Place::start(&meta.nuid), 0) };
+        Ok((self.0.reader(hash, meta, place, done, limit), done))
     }
 
     async fn get_by_meta(

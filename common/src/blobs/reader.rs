@@ -1,6 +1,6 @@
 //! Reading the chunks of one blob in order, the next page on its way while one is used.
 
-use super::{BlobError, BlobReader, meta::Meta};
+use super::{BlobError, BlobReader, Mark, meta::Meta};
 use crate::{
     broker::{
         BrokerError,
@@ -10,6 +10,7 @@ use crate::{
     limits::RateLimit,
 };
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -17,6 +18,27 @@ use tokio_util::task::AbortOnDropHandle;
 const PAGE: u64 = 8;
 /// The most bytes of a page: other clients may have stored larger chunks.
 const PAGE_BYTES: usize = 2 * 1024 * 1024;
+
+/// Where a reader stands: what a [`Mark`] of this store says, as JSON.
+#[derive(Serialize, Deserialize, Clone, Debug)]
+pub(super) struct Place {
+    /// The blob's chunks: another upload of it has others.
+    pub(super) nuid: String,
+    /// Chunks that were handed out.
+    pub(super) chunks: u64,
+    /// The next ones have at least this sequence.
+    from: u64,
+}
+
+impl Place {
+    pub(super) fn start(nuid: &str) -> Self {
+        Self { nuid: nuid.into(), chunks: 0, from: 1 }
+    }
+
+    pub(super) fn of(mark: &Mark) -> Option<Self> {
+        serde_json::from_slice(mark.as_bytes()).ok()
+    }
+}
 
 /// Reads one blob.
 pub struct NatsReader(State);
@@ -32,6 +54,7 @@ struct Chunks {
     stream: String,
     subject: String,
     hash: ContentHash,
+    place: Place,
     /// Not yet handed out, as the meta message says.
     chunks: u64,
     bytes: u64,
@@ -52,17 +75,18 @@ impl NatsReader {
     }
 
     pub(super) fn of_chunks(
-        wire: Wire,
-        stream: String,
-        subject: String,
+        (wire, stream, subject): (Wire, String, String),
         hash: ContentHash,
         meta: Meta,
+        place: Place,
+        done: u64,
         limit: RateLimit,
     ) -> Self {
-        let (chunks, bytes) = (meta.chunks, meta.size);
-        let ready = VecDeque::new();
-        let mut reader = Chunks { wire, stream, subject, hash, chunks, bytes, ready, page: None, limit };
-        reader.ask(1);
+        let (chunks, bytes) = (meta.chunks - place.chunks, meta.size - done);
+        let (ready, from) = (VecDeque::new(), place.from);
+        let mut reader =
+            Chunks { wire, stream, subject, hash, place, chunks, bytes, ready, page: None, limit };
+        reader.ask(from);
         Self(State::Chunks(Box::new(reader)))
     }
 }
@@ -86,7 +110,7 @@ impl Chunks {
     async fn next(&mut self) -> Result<Option<Bytes>, BlobError> {
         loop {
             if let Some(chunk) = self.ready.pop_front() {
-                return self.count(chunk.payload).map(Some);
+                return self.count(chunk).map(Some);
             }
             let Some(page) = &mut self.page else {
                 return match (self.chunks, self.bytes) {
@@ -108,8 +132,8 @@ impl Chunks {
         }
     }
 
-    fn count(&mut self, chunk: Bytes) -> Result<Bytes, BlobError> {
-        let length = chunk.len() as u64;
+    fn count(&mut self, chunk: Stored) -> Result<Bytes, BlobError> {
+        let length = chunk.payload.len() as u64;
         if self.chunks == 0 {
             return self.damaged("there are more chunks than its meta message says".into());
         }
@@ -120,7 +144,8 @@ impl Chunks {
             return self.damaged(format!("its chunks have at least {} bytes too many", length - self.bytes));
         }
         (self.chunks, self.bytes) = (self.chunks - 1, self.bytes - length);
-        Ok(chunk)
+        (self.place.chunks, self.place.from) = (self.place.chunks + 1, chunk.sequence + 1);
+        Ok(chunk.payload)
     }
 
     fn damaged<T>(&self, reason: String) -> Result<T, BlobError> {
@@ -134,5 +159,10 @@ impl BlobReader for NatsReader {
             State::Whole(chunk) => Ok(chunk.take()),
             State::Chunks(chunks) => chunks.next().await,
         }
+    }
+
+    fn mark(&self) -> Option<Mark> {
+        let State::Chunks(chunks) = &self.0 else { return None };
+        serde_json::to_vec(&chunks.place).ok().map(Mark)
     }
 }

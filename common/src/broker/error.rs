@@ -56,6 +56,11 @@ pub enum BrokerError {
 }
 
 impl BrokerError {
+    /// True when the broker says that it has no room. Servers that say nothing then are taken to be away.
+    pub fn is_full(&self) -> bool {
+        matches!(self, Self::Full { .. })
+    }
+
     /// True when waiting for the broker is the cure: it, or the way to it, is away.
     pub fn is_away(&self) -> bool {
         matches!(self, Self::Timeout { .. } | Self::Away { .. })

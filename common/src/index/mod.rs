@@ -10,6 +10,7 @@
 mod care;
 mod codec;
 mod digest;
+mod fetches;
 mod read;
 mod tx;
 mod types;
@@ -17,6 +18,7 @@ mod writer;
 
 pub use care::{Answer, HeldCount, HeldKind, Repair, Scrub, WantedBlob};
 pub use digest::Digest;
+pub use fetches::Fetch;
 pub use read::PathCursor;
 pub use tx::{Commit, Tx};
 pub use types::{
@@ -68,9 +70,12 @@ impl From<rusqlite::Error> for IndexError {
 }
 
 impl IndexError {
-    /// The disk under the index is full: waiting for space is the cure.
+    /// The disk under the index is full: waiting for space is the cure. A file of shared memory that cannot grow, which lies there too, has a code of its own.
     pub fn is_full(&self) -> bool {
-        matches!(self, Self::Sqlite { source, .. } if source.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull))
+        let Self::Sqlite { source, .. } = self else { return false };
+        let shared = source.sqlite_error().map(|error| error.extended_code);
+        source.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull)
+            || shared == Some(rusqlite::ffi::SQLITE_IOERR_SHMSIZE)
     }
 
     fn at(self, at: &Path) -> Self {

@@ -100,6 +100,28 @@ impl Index {
         })
     }
 
+    /// Up to 512 files of the trash that may be dropped for space, oldest first: moved there before `settled`, and no lost conflicts.
+    pub fn trash_for_space(&self, settled: Timestamp) -> Result<Vec<Trashed>, IndexError> {
+        self.read(|conn| {
+            let mut query = conn.prepare_cached(
+                "SELECT * FROM trash WHERE lost = 0 AND moved <= ?1 ORDER BY moved LIMIT 512",
+            )?;
+            let found = query.query_map(params![nanos(settled)], trash_from)?;
+            Ok(found.collect::<Result<_, _>>()?)
+        })
+    }
+
+    /// How many bytes and files [`trash_for_space`](Self::trash_for_space) could give in all.
+    pub fn trash_to_spare(&self, settled: Timestamp) -> Result<(u64, u64), IndexError> {
+        self.read(|conn| {
+            let mut query = conn.prepare_cached(
+                "SELECT coalesce(sum(size), 0), count(*) FROM trash WHERE lost = 0 AND moved <= ?1",
+            )?;
+            let unsigned = |row: &rusqlite::Row<'_>, at| row.get::<_, i64>(at).map(i64::cast_unsigned);
+            Ok(query.query_row(params![nanos(settled)], |row| Ok((unsigned(row, 0)?, unsigned(row, 1)?)))?)
+        })
+    }
+
     /// How many files the trash holds.
     pub fn trash_count(&self) -> Result<u64, IndexError> {
         self.count("SELECT count(*) FROM trash")

@@ -125,6 +125,15 @@ CREATE INDEX trash_content ON trash (sha256);
 CREATE INDEX trash_unchecked ON trash (moved) WHERE checked = 0;
 CREATE INDEX trash_kept ON trash (moved) WHERE lost = 0;
 
+-- Large blobs that are half fetched, and how to go on.
+CREATE TABLE fetches (
+    sha256  BLOB PRIMARY KEY,
+    temp    TEXT NOT NULL,       -- name in .mirror/tmp
+    bytes   INTEGER NOT NULL,    -- so many bytes at its beginning are durable
+    mark    BLOB NOT NULL,       -- where the blob store goes on after them, in its own words
+    kept    INTEGER NOT NULL     -- when this was written
+) STRICT, WITHOUT ROWID;
+
 -- What is held beyond the limit, until an operator answers (rule 8).
 CREATE TABLE held (
     path    BLOB NOT NULL,

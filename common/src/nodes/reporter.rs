@@ -115,7 +115,7 @@ impl Reporter {
                     self.claim = Some(claim);
                     return Ok(true);
                 }
-                Err(ClaimError::Broker(error)) if error.is_away() => error,
+                Err(ClaimError::Broker(error)) if error.is_away() || error.is_full() => error,
                 Err(error) => return Err(error.into()),
             };
             if !std::mem::replace(&mut warned, true) {

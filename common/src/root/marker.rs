@@ -1,9 +1,12 @@
 //! The root's marker, `.mirror/id`: a random name by which an unmounted or swapped root is recognised, and a number that is kept in the index
 //! too and raised in both, by which a root restored from a backup is.
 
-use super::Root;
+use super::{Root, is_full};
 use crate::index::{Index, IndexError};
-use rustix::fs::{self, FlockOperation, Mode, OFlags};
+use rustix::{
+    fs::{self, FlockOperation, Mode, OFlags, RenameFlags},
+    io::Errno,
+};
 use std::{
     fs::File,
     io::{self, Read, Write},
@@ -50,6 +53,15 @@ impl MarkerError {
     /// A safety limit rather than a failure: the process must halt.
     pub fn halts(&self) -> bool {
         matches!(self, Self::Missing(_) | Self::Swapped { .. })
+    }
+
+    /// A disk is full, the root's or the one under the index: waiting for space is the cure.
+    pub fn is_full(&self) -> bool {
+        match self {
+            Self::Io(_, error) => is_full(error),
+            Self::Index(error) => error.is_full(),
+            Self::Missing(_) | Self::Swapped { .. } | Self::Held(_) => false,
+        }
     }
 }
 
@@ -139,10 +151,10 @@ async fn lock(root: &Arc<Root>) -> io::Result<Option<File>> {
     loop {
         match fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => return Ok(Some(lock)),
-            Err(rustix::io::Errno::WOULDBLOCK) if began.elapsed() < PATIENCE => {
+            Err(Errno::WOULDBLOCK) if began.elapsed() < PATIENCE => {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
-            Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
+            Err(Errno::WOULDBLOCK) => return Ok(None),
             Err(error) => return Err(error.into()),
         }
     }
@@ -153,7 +165,7 @@ fn read(root: &Root) -> io::Result<Option<(String, u64)>> {
     let mut text = String::new();
     match fs::openat(root.own_dir(), "id", flags, Mode::empty()) {
         Ok(file) => File::from(file).take(256).read_to_string(&mut text)?,
-        Err(rustix::io::Errno::NOENT) => return Ok(None),
+        Err(Errno::NOENT) => return Ok(None),
         Err(error) => return Err(error.into()),
     };
     let parsed =
@@ -161,11 +173,18 @@ fn read(root: &Root) -> io::Result<Option<(String, u64)>> {
     parsed.map(Some).ok_or_else(|| io::Error::other("it does not hold a name and a number"))
 }
 
+/// The marker and its predecessor change places, and the predecessor's bytes are written over next time: nothing is needed of a disk that is full.
 fn write(root: &Root, name: &str, number: u64) -> io::Result<()> {
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let mut file: File = fs::openat(root.own_dir(), "id.new", flags, Mode::RUSR | Mode::WUSR)?.into();
-    writeln!(file, "{name} {number}")?;
+    let text = format!("{name} {number}\n");
+    file.write_all(text.as_bytes())?;
+    file.set_len(text.len() as u64)?;
     file.sync_all()?;
-    fs::renameat(root.own_dir(), "id.new", root.own_dir(), "id")?;
-    Ok(fs::fsync(root.own_dir())?)
+    let own = root.own_dir();
+    match fs::renameat_with(own, "id.new", own, "id", RenameFlags::EXCHANGE) {
+        Err(Errno::NOENT) => fs::renameat(own, "id.new", own, "id")?,
+        exchanged => exchanged?,
+    }
+    Ok(fs::fsync(own)?)
 }

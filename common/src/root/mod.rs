@@ -84,6 +84,24 @@ pub enum Look {
     Unreachable(&'static str),
 }
 
+/// Whether a disk had no room, of bytes, files, or a quota.
+pub fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// How full a file system is, for this user.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Disk {
+    /// All of it, in bytes.
+    pub size: u64,
+    /// Free bytes.
+    pub free: u64,
+    /// Files that can still be made.
+    pub files_free: u64,
+    /// What a file's length is rounded up to, in bytes.
+    pub block: u64,
+}
+
 /// A handle to the root; share it in an `Arc`. Costs four descriptors.
 pub struct Root {
     dir: OwnedFd,
@@ -140,8 +158,19 @@ impl Root {
 
     /// Free bytes for this user on the root's file system.
     pub fn disk_free(&self) -> io::Result<u64> {
+        Ok(self.disk()?.free)
+    }
+
+    /// How full the root's file system is.
+    pub fn disk(&self) -> io::Result<Disk> {
         let stat = fs::fstatvfs(&self.dir)?;
-        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+        Ok(Disk {
+            size: stat.f_blocks.saturating_mul(stat.f_frsize),
+            free: stat.f_bavail.saturating_mul(stat.f_frsize),
+            // Those that make them as they are needed count none.
+            files_free: if stat.f_files == 0 { u64::MAX } else { stat.f_favail },
+            block: stat.f_frsize.max(1),
+        })
     }
 
     /// Opens a folder below the root; the empty path is the root itself.

@@ -55,6 +55,12 @@ impl Root {
         Ok(fs::openat(&self.temp, name, flags, Mode::empty())?.into())
     }
 
+    /// Opens an unfinished temp file to write on.
+    pub fn reopen_temp(&self, name: &str) -> io::Result<File> {
+        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        Ok(fs::openat(&self.temp, name, flags, Mode::empty())?.into())
+    }
+
     /// Deletes a temp file; gone already is fine.
     pub fn remove_temp(&self, name: &str) -> io::Result<()> {
         match fs::unlinkat(&self.temp, name, AtFlags::empty()) {

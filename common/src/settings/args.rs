@@ -98,6 +98,9 @@ pub struct PlaceArgs {
     /// Days that removed and replaced files stay in the trash [default: 7]
     #[arg(long, value_name = "DAYS")]
     pub trash_days: Option<String>,
+    /// What stays free of the root's disk, a size or a share of it such as 5% [default: 1GiB or 5%, whichever is less]
+    #[arg(long, value_name = "SIZE|PERCENT", allow_negative_numbers = true)]
+    pub min_free: Option<String>,
 }
 
 /// The flags of the background check of cold files.

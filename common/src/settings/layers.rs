@@ -11,7 +11,7 @@ use std::{
 };
 
 /// Every setting: the flag `--<name>`, the variable `MEDIAMIRROR_<NAME>`, the key in the file, and the nats CLI's variable.
-const KEYS: [(&str, Option<&str>); 25] = [
+const KEYS: [(&str, Option<&str>); 26] = [
     ("config", None),
     ("context", Some("NATS_CONTEXT")),
     ("creds", Some("NATS_CREDS")),
@@ -20,6 +20,7 @@ const KEYS: [(&str, Option<&str>); 25] = [
     ("history", None),
     ("ignore", None),
     ("log-format", None),
+    ("min-free", None),
     ("mirror", None),
     ("nats-url", Some("NATS_URL")),
     ("nkey", Some("NATS_NKEY")),

@@ -6,12 +6,14 @@
 mod args;
 mod error;
 mod layers;
+mod min_free;
 mod nats;
 mod units;
 
 pub use args::{CommonArgs, DownloadArgs, PlaceArgs, ScrubArgs, UploadArgs, WatchArgs};
 pub use error::SettingsError;
 pub use layers::{Environment, Layers, Level, Origin};
+pub use min_free::{InvalidMinFree, MinFree};
 pub use nats::{Auth, NatsSettings, Secret, Server, Tls};
 pub use units::{InvalidDuration, InvalidSize, Size, parse_duration};
 
@@ -285,6 +287,8 @@ pub struct PlaceSettings {
     pub owner: Option<Owner>,
     /// Days that files stay in the trash.
     pub trash_days: u32,
+    /// What stays free of the root's disk.
+    pub min_free: MinFree,
 }
 
 impl PlaceArgs {
@@ -298,6 +302,8 @@ impl PlaceArgs {
             owner: pick("owner", &self.owner).map(|given| given.parse()).transpose()?,
             trash_days: pick("trash-days", &self.trash_days).map_or(Ok(7), |given| given.within(0, 36_500))?
                 as u32,
+            min_free: pick("min-free", &self.min_free)
+                .map_or(Ok(MinFree::default()), |given| given.parse())?,
         })
     }
 }

@@ -4,6 +4,7 @@
 
 mod intake;
 mod outbox;
+mod pause;
 mod scans;
 mod sessions;
 mod upkeep;
@@ -31,6 +32,7 @@ use common::{
     trust::Session,
 };
 use outbox::Outbox;
+use pause::Pause;
 use scans::ScanDone;
 use sessions::Opened;
 use std::{
@@ -192,6 +194,7 @@ pub struct Service<L, B> {
     racy: VecDeque<(Instant, MediaPath)>,
     summary: Summary,
     last_trouble: Option<String>,
+    pause: Pause,
 }
 
 impl<L: EventLog, B: BlobStore> Service<L, B> {
@@ -235,6 +238,7 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
             racy: VecDeque::new(),
             summary: Summary::default(),
             last_trouble: None,
+            pause: Pause::default(),
         }
     }
 
@@ -283,7 +287,10 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
                 },
                 _ = wanted.tick(), if self.session.is_some() => self.look_for_wanted(reporter.as_ref()),
                 _ = tick.tick() => {
-                    self.look_after().await?;
+                    match self.look_after().await {
+                        Err(ServiceError::Index(error)) => self.pause.unless_full(Err(error))?,
+                        looked => looked?,
+                    }
                     if let Some(reporter) = &mut reporter {
                         tokio::select! {
                             // A broker that does not answer is no reason to go on.
@@ -316,13 +323,13 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
     /// When the next path is due that could be taken.
     fn next_due(&mut self) -> Option<Instant> {
         match &self.session {
-            Some(_) => self.settle.next_due().filter(|_| self.work.len() < self.transfers),
+            Some(_) => self.settle.next_due().filter(|_| self.can_work()),
             None => self.next_note(),
         }
     }
 
     fn can_work(&self) -> bool {
-        self.session.is_some() && self.work.len() < self.transfers
+        self.session.is_some() && self.work.len() < self.pause.room(self.transfers, Instant::now())
     }
 
     /// A scan has ended, and so has everything it found.

@@ -81,8 +81,10 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
             }
             Err(error) if error.next() == Next::Halt => Err(ServiceError::Halted(error)),
             Err(error) => {
-                if connected || error.next() != Next::NewSession {
-                    self.trouble(&error);
+                match error.next() {
+                    Next::Pause => self.pause.begin(error_chain(&error), Instant::now()),
+                    Next::NewSession if !connected => {}
+                    _ => self.trouble(&error),
                 }
                 self.next_session = Instant::now() + SESSION_RETRY;
                 Ok(())

@@ -21,7 +21,7 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
         Progress {
             state: self.state(),
             pending: known as u64 + self.outbox.waiting(),
-            last_error: self.last_trouble.clone(),
+            last_error: self.pause.reason().map(str::to_owned).or_else(|| self.last_trouble.clone()),
             ..Progress::starting()
         }
     }
@@ -31,6 +31,7 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
         match (&self.session, self.last_full, self.full_scan) {
             (None, None, _) => State::Starting,
             (None, Some(_), _) => State::Degraded,
+            _ if self.pause.reason().is_some() => State::Degraded,
             (Some(_), None, _) | (Some(_), _, Some(_)) => State::Syncing,
             _ if self.index.held_count().is_ok_and(|held| held.removals > 0) => State::Degraded,
             _ => State::Ready,
@@ -68,6 +69,9 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
         self.count_outbox()?;
         if self.session.is_some() && self.settle.is_empty() {
             self.last_trouble = None;
+            if self.cleared.is_empty() && self.in_flight.is_empty() {
+                self.pause.end();
+            }
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! Work on paths: what is due begins as far as there is room, and what became of it is counted, said, or tried again.
 
-use super::{Finished, Mode, Service, ServiceError};
+use super::{Finished, Mode, Service, ServiceError, pause::PAUSE};
 use crate::{
     node::{Next, PublishError},
     publish::{Cause, Outcome, publish},
@@ -38,7 +38,7 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
         }
         let now = Instant::now();
         let mut removals = Vec::new();
-        while self.work.len() < self.transfers {
+        while self.can_work() {
             let Some((path, waiting)) = self.settle.take_due(now) else { break };
             if self.in_flight.contains_key(&path) {
                 self.keep(path, waiting.why, waiting.since, now + PLACING);
@@ -194,6 +194,7 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
                 let kind = if bytes.is_some() { "added" } else { "removed" };
                 let elapsed_ms = took.as_millis();
                 tracing::info!(%version, %path, kind, bytes, elapsed_ms, "published");
+                self.pause.got_through(now - took);
                 self.summary.published += u64::from(bytes.is_some());
                 self.summary.removed += u64::from(bytes.is_none());
                 self.summary.bytes += bytes.unwrap_or(0);
@@ -219,13 +220,22 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
             Err(error) => match error.next() {
                 Next::Halt => return Err(ServiceError::Halted(error)),
                 Next::NewSession => {
+                    if error.is_timeout() {
+                        self.pause.begin(error_chain(&error), now);
+                    }
                     let current = self.session.as_ref().map(|session| (session.generation, session.epoch));
                     if session == current {
                         self.end_session();
                     }
                     self.keep(path, waiting.why, waiting.since, now);
                 }
-                Next::Retry => {
+                Next::Pause if matches!(self.mode, Mode::Run) => {
+                    self.pause.begin(error_chain(&error), now);
+                    // Removals that could not be held are known by one of their paths only.
+                    self.rescan |= session.is_none();
+                    self.keep(path, waiting.why, waiting.since, now + PAUSE);
+                }
+                Next::Retry | Next::Pause => {
                     self.trouble(&error);
                     if matches!(self.mode, Mode::Scan { .. }) {
                         self.summary.failed += 1;
