@@ -5,7 +5,8 @@
 #
 # The end-to-end tests run with a current nats-server and with the oldest one that is supported, and what depends on
 # permissions once more as an ordinary user. --full adds what takes gigabytes or minutes, and the latency bar.
-# The last line is the sum: "N passed, N failed". What could not run on this machine is counted in the line before it.
+# What the tests of faults need (strace, ext4, a false clock) is installed where it is missing. The last line is the sum:
+# "N passed, N failed". What could not run on this machine is counted in the line before it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -44,6 +45,19 @@ if ! "$MEDIAMIRROR_TEST_PYTHON" -c "import nats" 2>/dev/null; then
     python3 -m venv "$tools/venv"
   }
   "$tools/venv/bin/pip" install --quiet --disable-pip-version-check "nats-py==$NATS_PY"
+fi
+
+missing=()
+command -v strace >/dev/null || missing+=(strace)
+command -v mkfs.ext4 >/dev/null || missing+=(e2fsprogs)
+command -v mount >/dev/null || missing+=(mount)
+command -v setpriv >/dev/null || missing+=(util-linux)
+ls /usr/lib/*/faketime/libfaketimeMT.so.1 >/dev/null 2>&1 || missing+=(libfaketime)
+if ((${#missing[@]})) && [[ $(id -u) == 0 ]] && command -v apt-get >/dev/null; then
+  echo "installing ${missing[*]}, for the tests of faults"
+  apt-get update -q && apt-get install -y -q "${missing[@]}"
+elif ((${#missing[@]})); then
+  echo "missing, and not to be installed here: ${missing[*]}"
 fi
 
 step "format and lints"
@@ -87,7 +101,8 @@ fi
 
 step "sum"
 awk -v runs="$failed_runs" '
-  /^NOT RUN: / { not_run++ }
+  # A test that could not run says so among the lines of the runner.
+  /not run: / { skipped++ }
   /^test result:/ {
     for (i = 2; i <= NF; i++) {
       if ($i ~ /^passed/) passed += $(i - 1)
@@ -97,7 +112,7 @@ awk -v runs="$failed_runs" '
   END {
     # A run that broke before its tests ended has no line of its own.
     if (runs > 0 && failed == 0) failed = runs
-    if (not_run > 0) printf "%d not run\n", not_run
+    if (skipped > 0) printf "%d not run: they need a mount or a program that cannot be had here\n", skipped
     printf "%d passed, %d failed\n", passed, failed
     exit failed > 0
   }' "$results"

@@ -9,6 +9,9 @@ use crate::{
 };
 use tokio::sync::watch;
 
+/// Rows that are looked up when the log no longer begins at 1: a log that was cut dropped its oldest events, so the lowest tell.
+const TRIMMED: usize = 1000;
+
 /// Why a new generation begins: the log is read again, the root compared with it, and what the log lacks is published. Nothing is removed because of it.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Distrust {
@@ -105,12 +108,16 @@ pub enum TrustError {
 /// Asks the log whether it is the one that an index trusts, and changes nothing. Three round trips, rarely five.
 pub async fn verdict<L: EventLog>(
     log: &L,
+    index: &Index,
     node: &NodeState,
-) -> Result<(LogState, Option<Distrust>), BrokerError> {
+) -> Result<(LogState, Option<Distrust>), TrustError> {
     let state = log.state().await?;
     let version = find(log, node.at_version.as_ref()).await?;
     let top = find(log, node.top.as_ref()).await?;
-    let verdict = judge(node, &state, &version, &top);
+    let verdict = match judge(node, &state, &version, &top) {
+        Some(verdict) => Some(verdict),
+        None => trimmed(log, index, node, &state).await?,
+    };
     Ok((state, verdict))
 }
 
@@ -119,7 +126,7 @@ pub async fn verdict<L: EventLog>(
 pub async fn check<L: EventLog>(log: &L, index: &Index, epoch: u64) -> Result<Session, TrustError> {
     loop {
         let node = index.node()?;
-        let (state, verdict) = verdict(log, &node).await?;
+        let (state, verdict) = verdict(log, index, &node).await?;
         let Some(why) = &verdict else {
             let created = state.created.clone();
             return Ok(Session { generation: node.generation, created, log: state, began: None, epoch });
@@ -145,6 +152,27 @@ pub async fn check<L: EventLog>(log: &L, index: &Index, epoch: u64) -> Result<Se
             });
         }
     }
+}
+
+/// Whether the newest event of a path was dropped from the log's beginning. Where history is limited it stays, so a row below the beginning is one
+/// that this node is behind with, or one that a new node would never hear of.
+async fn trimmed<L: EventLog>(
+    log: &L,
+    index: &Index,
+    node: &NodeState,
+    state: &LogState,
+) -> Result<Option<Distrust>, TrustError> {
+    if state.first <= Version::new(1) {
+        return Ok(None);
+    }
+    let rows = index.present_before(node.generation, state.first, TRIMMED)?;
+    let paths: Vec<_> = rows.iter().map(|(path, _)| path.clone()).collect();
+    let lasts = log.lasts(&paths).await?;
+    let gone = rows
+        .iter()
+        .zip(lasts)
+        .find(|((_, version), last)| last.as_ref().is_none_or(|last| last.version < *version));
+    Ok(gone.map(|((_, version), _)| Distrust::Trimmed(*version)))
 }
 
 /// What lets a process work: one connection, one generation, a root that was not found restored.

@@ -23,6 +23,8 @@ pub struct Broker {
     port: u16,
     monitor: u16,
     process: Option<Process>,
+    users: String,
+    login: String,
 }
 
 /// Bytes that crossed the broker's connections since it started.
@@ -38,19 +40,63 @@ impl Broker {
     /// Not started yet: the port is chosen, the configuration written.
     pub fn prepared(dir: &Path) -> Self {
         let binary = std::env::var_os("MEDIAMIRROR_NATS_SERVER").unwrap_or("nats-server".into()).into();
-        let broker =
-            Self { binary, dir: dir.to_owned(), port: free_port(), monitor: free_port(), process: None };
+        let broker = Self {
+            binary,
+            dir: dir.to_owned(),
+            port: free_port(),
+            monitor: free_port(),
+            process: None,
+            users: String::new(),
+            login: String::new(),
+        };
+        broker.configure();
+        broker
+    }
+
+    fn configure(&self) {
         // 2.9 refuses to start with a setting that it does not know.
-        let sync = if broker.version() >= (2, 10) { "sync_interval: always" } else { "" };
+        let sync = if self.version() >= (2, 10) { "sync_interval: always" } else { "" };
         let config = format!(
             "server_name: e2e-{port}\nlisten: 127.0.0.1:{port}\nhttp: 127.0.0.1:{monitor}\n\
-             jetstream {{ store_dir: {store:?}\n {sync} }}\n",
-            port = broker.port,
-            monitor = broker.monitor,
-            store = broker.store(),
+             jetstream {{ store_dir: {store:?}\n {sync} }}\n{users}\n",
+            users = self.users,
+            port = self.port,
+            monitor = self.monitor,
+            store = self.store(),
         );
-        fs::write(broker.config(), config).expect("write a configuration");
-        broker
+        fs::write(self.config(), config).expect("write a configuration");
+    }
+
+    /// Takes another port, at its next start.
+    pub fn change_port(&mut self) {
+        self.port = free_port();
+        self.configure();
+    }
+
+    /// Lets in only these users (entries of nats-server's `users`), at once where it runs. [`url`](Self::url) is from now on that of
+    /// the user `all`, password `p`, who may do everything.
+    pub fn let_in(&mut self, users: &str) {
+        self.users = format!("authorization {{ users: [ {{user: all, password: p}}\n {users} ] }}");
+        self.login = "all:p@".into();
+        self.configure();
+        if let Some(process) = &self.process {
+            process.reload();
+        }
+    }
+
+    /// Where a user with the password `p` finds it.
+    pub fn url_of(&self, user: &str) -> String {
+        format!("nats://{user}:p@127.0.0.1:{}", self.port)
+    }
+
+    /// Its process.
+    pub fn process(&self) -> &Process {
+        self.process.as_ref().expect("a running broker")
+    }
+
+    /// The port that clients connect to.
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     /// From its next start on, all its streams together take no more than this.
@@ -88,7 +134,7 @@ impl Broker {
 
     /// Where clients find it.
     pub fn url(&self) -> String {
-        format!("nats://127.0.0.1:{}", self.port)
+        format!("nats://{}127.0.0.1:{}", self.login, self.port)
     }
 
     /// Starts it, again or for the first time, and waits until it serves.

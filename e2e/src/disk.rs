@@ -1,60 +1,142 @@
-//! Small disks that a test can fill: tmpfs of its own.
+//! A disk of a test's own: an ext4 in a file, mounted, whose power can be cut.
 
+use crate::{process::run, wait::SOON};
 use std::{
     fs,
     io::Write,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::Command,
 };
+use tempfile::TempDir;
 
-/// A tmpfs, unmounted when dropped.
-pub struct SmallDisk {
-    path: PathBuf,
+/// What is done with what the journal holds when the power goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Cut {
+    /// It is written first: all metadata is there, data that was not synced is not.
+    Flushed = 1,
+    /// It is lost, as in a real power cut.
+    Lost = 2,
 }
 
-impl SmallDisk {
-    /// Mounts one of this size at a folder, which is made. `None` where mounting is not permitted: the test has not run then, which a line on standard error
-    /// says, past the capture of the test's output.
-    pub fn mounted(test: &str, path: &Path, bytes: u64, files: u64) -> Option<Self> {
-        fs::create_dir_all(path).expect("make a folder");
-        let options = format!("size={bytes},nr_inodes={files},mode=0755");
+/// `FS_IOC_SHUTDOWN`, in a language whose ioctl is safe.
+const SHUTDOWN: &str = "
+import fcntl, os, struct, sys
+folder = os.open(sys.argv[1], os.O_RDONLY)
+fcntl.ioctl(folder, 0x8004587D, struct.pack('I', int(sys.argv[2])))
+";
+
+/// Mounted until it is dropped. What runs on it has to end before: declare it before the mirror.
+pub struct Disk {
+    dir: TempDir,
+}
+
+impl Disk {
+    /// A new one of so many MiB. `None` where mounting is not permitted; that is said on standard error, where `deploy/test.sh` counts it.
+    pub fn mounted(test: &str, mib: u64) -> Option<Self> {
+        let dir = tempfile::Builder::new().prefix("mirror-disk-").tempdir().expect("a temporary folder");
+        let disk = Self { dir };
+        fs::create_dir(disk.path()).expect("make a mount point");
+        let image = fs::File::create(disk.image()).expect("make an image");
+        image.set_len(mib << 20).expect("size an image");
+        let mut mkfs = Command::new("mkfs.ext4");
+        mkfs.args(["-q", "-F", "-e", "remount-ro", "-E", "lazy_itable_init=0,lazy_journal_init=0"])
+            .arg(disk.image());
+        let made = mkfs.output().is_ok_and(|output| output.status.success());
+        if made && disk.try_mount() {
+            return Some(disk);
+        }
+        // Not by a macro, which the test runner would hold back.
+        let _ = writeln!(std::io::stderr(), "not run: {test}: no ext4 can be mounted here");
+        None
+    }
+
+    fn image(&self) -> PathBuf {
+        self.dir.path().join("image")
+    }
+
+    /// Where it is mounted.
+    pub fn path(&self) -> PathBuf {
+        self.dir.path().join("disk")
+    }
+
+    fn try_mount(&self) -> bool {
         let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(path);
-        let done = mount.stdout(Stdio::null()).stderr(Stdio::null()).status();
-        if !done.is_ok_and(|status| status.success()) {
-            let line = format!("NOT RUN: {test}: mounting a tmpfs is not permitted here\n");
-            std::io::stderr().write_all(line.as_bytes()).expect("write to standard error");
-            return None;
-        }
-        Some(Self { path: path.into() })
+        mount.args(["-o", "loop"]).arg(self.image()).arg(self.path());
+        run(SOON, mount).code == Some(0)
     }
 
-    /// A path on it.
-    pub fn path(&self, name: &str) -> PathBuf {
-        self.path.join(name)
+    /// Cuts its power: from now on everything on it fails.
+    pub fn cut(&self, cut: Cut) {
+        let mut python = Command::new("python3");
+        python.args(["-c", SHUTDOWN]).arg(self.path()).arg((cut as u32).to_string());
+        run(SOON, python).succeeded();
+        assert!(
+            fs::write(self.path().join("written after the cut"), b"x").is_err(),
+            "the disk is still there"
+        );
     }
 
-    /// Free bytes on it.
-    pub fn free(&self) -> u64 {
-        let stat = rustix::fs::statvfs(&self.path).expect("ask a file system");
-        stat.f_bavail * stat.f_frsize
+    /// The power is back. Nothing may have a file open on it.
+    pub fn power_on(&self) {
+        self.unmount().succeeded();
+        assert!(self.try_mount(), "mount {:?} again", self.image());
     }
 
-    /// Fills it with one file, to the last byte; deleting that makes room again.
-    pub fn fill(&self, name: &str) -> PathBuf {
-        let path = self.path(name);
-        let mut file = fs::File::create(&path).expect("make a file");
-        for length in [1 << 20, 4096] {
-            let block = vec![b'x'; length];
-            while file.write_all(&block).is_ok() {}
-        }
-        path
+    /// An error of the disk makes its file system refuse every write.
+    pub fn turn_read_only(&self) {
+        let mounts = fs::read_to_string("/proc/self/mounts").expect("the mounts");
+        let mount =
+            mounts.lines().find(|line| line.split(' ').nth(1) == self.path().to_str()).expect("a mount");
+        let device = mount.split(' ').next().and_then(|device| device.rsplit('/').next()).expect("a device");
+        fs::write(format!("/sys/fs/ext4/{device}/trigger_fs_error"), "1").expect("trigger an error");
+    }
+
+    /// It is checked, and mounted again. Nothing may have a file open on it.
+    pub fn check(&self) {
+        self.unmount().succeeded();
+        let mut fsck = Command::new("e2fsck");
+        fsck.args(["-f", "-y"]).arg(self.image());
+        // 1: errors were corrected.
+        assert!(matches!(run(SOON, fsck).code, Some(0 | 1)));
+        assert!(self.try_mount(), "mount {:?} again", self.image());
+    }
+
+    fn unmount(&self) -> crate::process::Finished {
+        let mut umount = Command::new("umount");
+        umount.arg(self.path());
+        run(SOON, umount)
     }
 }
 
-impl Drop for SmallDisk {
+impl Drop for Disk {
     fn drop(&mut self) {
-        // Lazily: processes of a test that failed may still stand on it.
-        let _ = Command::new("umount").arg("-l").arg(&self.path).status();
+        if is_mounted(&self.path()) && self.unmount().code != Some(0) {
+            // A failing test may leave something open; the mount goes when that does.
+            let _ = Command::new("umount").arg("-l").arg(self.path()).output();
+        }
+    }
+}
+
+fn is_mounted(path: &Path) -> bool {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    mounts.lines().any(|line| line.split(' ').nth(1).map(Path::new) == Some(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_not_synced_is_gone_after_a_cut() {
+        let Some(disk) = Disk::mounted("what_was_not_synced_is_gone_after_a_cut", 16) else { return };
+        let (synced, other) = (disk.path().join("synced"), disk.path().join("other"));
+        fs::write(&synced, b"synced").expect("write");
+        fs::File::open(&synced).expect("open").sync_all().expect("sync");
+        fs::File::open(disk.path()).expect("open").sync_all().expect("sync");
+        fs::write(&other, b"other").expect("write");
+        disk.cut(Cut::Lost);
+        disk.power_on();
+        assert_eq!(fs::read(&synced).expect("a synced file"), b"synced");
+        assert!(!other.exists());
     }
 }

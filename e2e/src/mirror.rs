@@ -69,6 +69,11 @@ impl Mirror {
         self.nats.get_or_insert_with(|| Nats::connect(&self.broker.url()))
     }
 
+    /// The broker is elsewhere: the client connects anew when it is used next.
+    pub fn find_broker(&mut self) {
+        self.nats = None;
+    }
+
     /// Waits until each process that was started says that it is ready.
     pub fn wait_ready(&mut self) {
         self.nats();
@@ -111,13 +116,10 @@ impl Mirror {
     /// Waits until every node holds the same as every other and as the log says, and no replicator has anything left
     /// to do. Returns what they hold.
     pub fn wait_equal(&mut self, limit: Duration) -> Tree {
-        let roots: Vec<PathBuf> = self.nodes.iter().map(|node| node.root.clone()).collect();
         let replicators: Vec<String> =
             self.nodes.iter().filter(|n| n.has(Role::Replicator)).map(|n| n.name.clone()).collect();
         wait_for(limit, "all nodes to agree with the log", || {
-            // Sizes first: hashing everything at each look would be most of the load.
-            let sizes: Vec<Tree> = roots.iter().map(|root| Tree::sizes(root)).collect();
-            sizes.windows(2).try_for_each(|two| two[0].equal(&two[1]))?;
+            self.sizes_agree()?;
             for name in &replicators {
                 let info = self.nats().consumer(name).ok_or_else(|| format!("{name} has no consumer"))?;
                 if info.num_pending > 0 || info.num_ack_pending > 0 {
@@ -127,16 +129,44 @@ impl Mirror {
                     ));
                 }
             }
-            let tree = Tree::of(&roots[0]);
-            self.log_tree().equal(&tree).map_err(|e| format!("log and {:?}: {e}", roots[0]))?;
-            roots[1..].iter().try_for_each(|root| tree.equal(&Tree::of(root)))?;
-            Ok(tree)
+            self.trees_agree()
         })
+    }
+
+    /// The same after a crash: what the broker counts as open, because a process was killed that had taken it, comes again only after
+    /// 30 s, and is not waited for. The digests say that it was applied.
+    pub fn wait_recovered(&mut self, limit: Duration) -> Tree {
+        let tree = wait_for(limit, "all nodes to agree with the log", || {
+            self.sizes_agree()?;
+            self.trees_agree()
+        });
+        self.wait_digests(limit);
+        tree
+    }
+
+    /// Sizes first: hashing everything at each look would be most of the load.
+    fn sizes_agree(&self) -> Result<(), String> {
+        let sizes: Vec<Tree> = self.nodes.iter().map(|node| Tree::sizes(&node.root)).collect();
+        sizes.windows(2).try_for_each(|two| two[0].equal(&two[1]))
+    }
+
+    fn trees_agree(&mut self) -> Result<Tree, String> {
+        let (first, others) = self.nodes.split_first().expect("a node");
+        let tree = Tree::of(&first.root);
+        others.iter().try_for_each(|node| tree.equal(&Tree::of(&node.root)))?;
+        self.log_tree().equal(&tree).map_err(|e| format!("log and nodes: {e}"))?;
+        Ok(tree)
     }
 
     /// Waits until all is equal, every replicator is ready, and the digests that they report are the same at one version.
     pub fn wait_agreed(&mut self, limit: Duration) -> Tree {
         let tree = self.wait_equal(limit);
+        self.wait_digests(limit);
+        tree
+    }
+
+    /// Waits until every replicator is ready, and the digests that they report are the same at the log's last version.
+    pub fn wait_digests(&mut self, limit: Duration) {
         let names: Vec<String> =
             self.nodes.iter().filter(|n| n.has(Role::Replicator)).map(|n| n.name.clone()).collect();
         wait_for(limit, "the digests of all nodes to be equal", || {
@@ -153,7 +183,6 @@ impl Mirror {
             let equal = digests.windows(2).all(|two| two[0] == two[1]);
             if equal { Ok(()) } else { Err(format!("{digests:?}")) }
         });
-        tree
     }
 
     /// Waits until this file stands at the end of the path on every node.

@@ -6,9 +6,11 @@ use async_nats::jetstream::{
     consumer::{AckPolicy, DeliverPolicy, pull},
     stream,
 };
+use bytes::Bytes;
 use common::{event::Event, names::MirrorName, subject::Subjects};
 use futures_util::{StreamExt, TryStreamExt};
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -65,6 +67,17 @@ pub struct Transfers {
     pub read: u64,
 }
 
+/// What happens to the last chunk of a blob.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Spoil {
+    /// It is gone.
+    Missing,
+    /// It is there twice.
+    Doubled,
+    /// Nothing is in it.
+    Empty,
+}
+
 /// Listens to chunks being stored and asked for.
 pub struct Tap<'a> {
     nats: &'a Nats,
@@ -97,7 +110,16 @@ impl Nats {
     pub fn connect(url: &str) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.expect("start a runtime");
-        let options = async_nats::ConnectOptions::new().retry_on_initial_connect();
+        let mut options = async_nats::ConnectOptions::new().retry_on_initial_connect();
+        // The library does not take them from the URL by itself.
+        let login = url
+            .split("//")
+            .nth(1)
+            .and_then(|rest| rest.split_once('@'))
+            .and_then(|(login, _)| login.split_once(':'));
+        if let Some((user, password)) = login {
+            options = options.user_and_password(user.into(), password.into());
+        }
         let (client, jetstream) = runtime.block_on(async {
             let client = options.connect(url).await.expect("connect to the broker");
             let mut jetstream = jetstream::new(client.clone());
@@ -184,6 +206,53 @@ impl Nats {
         chunks.len()
     }
 
+    /// Changes the chunks of every blob of several chunks: see [`Spoil`]. Returns how many blobs that were.
+    pub fn spoil_blobs(&self, how: Spoil) -> usize {
+        let stream = self.stream(BLOBS).expect("a bucket");
+        let state = stream.cached_info().state.clone();
+        let mut chunks: BTreeMap<String, Vec<(u64, Bytes)>> = BTreeMap::new();
+        for sequence in state.first_sequence..=state.last_sequence {
+            let message = self.runtime.block_on(stream.get_raw_message(sequence));
+            let Ok(message) = message else { continue };
+            if message.subject.starts_with(CHUNKS) {
+                chunks.entry(message.subject.to_string()).or_default().push((sequence, message.payload));
+            }
+        }
+        chunks.retain(|_, chunks| chunks.len() > 1);
+        for (subject, chunks) in &chunks {
+            let (last, bytes) = chunks.last().expect("several");
+            if how != Spoil::Doubled {
+                self.runtime.block_on(stream.delete_message(*last)).expect("delete a chunk");
+            }
+            match how {
+                Spoil::Missing => {}
+                Spoil::Doubled => self.publish(subject, bytes),
+                Spoil::Empty => self.publish(subject, b""),
+            }
+        }
+        chunks.len()
+    }
+
+    /// Drops all events of the log but the last so many, as if long after they were published: what is published again is no duplicate.
+    pub fn trim_log(&self, keep: i64) {
+        let stream = self.stream(LOG).expect("a log");
+        let config = stream.cached_info().config.clone();
+        let with = |max_messages| stream::Config { max_messages, ..config.clone() };
+        for max_messages in [keep, config.max_messages] {
+            self.runtime
+                .block_on(self.jetstream.update_stream(with(max_messages)))
+                .expect("change the log's limits");
+        }
+    }
+
+    /// Deletes the consumer of a node's replicator.
+    pub fn delete_consumer(&self, node: &str) {
+        let stream = self.stream(LOG).expect("a log");
+        self.runtime
+            .block_on(stream.delete_consumer(&format!("replicator-{node}")))
+            .expect("delete a consumer");
+    }
+
     /// The hashes that a node's replicator asks the others for.
     pub fn wanted(&self, node: &str) -> Vec<String> {
         let Some(list) = self.value(&format!("{node}.wanted")) else { return Vec::new() };
@@ -215,20 +284,6 @@ impl Nats {
             message.double_ack().await.expect("acknowledge");
             message.info().expect("a message of a stream").stream_sequence
         })
-    }
-
-    /// Lets the log keep only its newest events (-1: all that come).
-    pub fn trim_log(&self, keep: i64) {
-        let stream = self.stream(LOG).expect("a log");
-        let config = stream::Config { max_messages: keep, ..stream.cached_info().config.clone() };
-        self.runtime.block_on(self.jetstream.update_stream(config)).expect("change the log");
-    }
-
-    /// Deletes the consumer of a node's replicator.
-    pub fn delete_consumer(&self, node: &str) {
-        let stream = self.stream(LOG).expect("a log");
-        let deleted = self.runtime.block_on(stream.delete_consumer(&format!("replicator-{node}")));
-        deleted.expect("delete a consumer");
     }
 
     /// The record that a process keeps of itself.

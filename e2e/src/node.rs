@@ -73,8 +73,10 @@ pub struct Node {
     pub mirror: String,
     /// Its copy of the tree.
     pub root: PathBuf,
-    /// Where logs and the rest of its things are.
+    /// Where the rest of its things are.
     pub home: PathBuf,
+    /// Where its processes write their logs: its home, where nothing else is said.
+    pub logs: PathBuf,
     url: Option<String>,
     watcher: Option<Process>,
     replicator: Option<Process>,
@@ -95,6 +97,7 @@ impl Node {
             name: name.into(),
             mirror: "media".into(),
             root,
+            logs: home.clone(),
             home,
             url,
             watcher: None,
@@ -107,6 +110,11 @@ impl Node {
     /// A path below its root.
     pub fn path(&self, relative: impl AsRef<Path>) -> PathBuf {
         self.root.join(relative)
+    }
+
+    /// From its next start on, its processes look for the broker here.
+    pub fn find_broker_at(&mut self, url: String) {
+        self.url = Some(url);
     }
 
     /// A command of this node with its common flags, not started.
@@ -202,7 +210,7 @@ impl Node {
     /// Starts one process by a command of the caller's.
     pub fn start_as(&mut self, role: Role, command: Command) {
         let name = format!("{}-{}", self.name, role.name());
-        let process = Process::spawn(&name, &self.home, command);
+        let process = Process::spawn(&name, &self.logs, command);
         assert!(self.slot(role).replace(process).is_none(), "{name} runs already");
     }
 

@@ -64,6 +64,26 @@ impl Process {
         wait_for(limit, &what, || self.child.try_wait().expect("wait for a child").ok_or("running".into()))
     }
 
+    /// Asks it to read its configuration again.
+    pub fn reload(&self) {
+        kill_process(Pid::from_child(&self.child), Signal::HUP).expect("signal a child");
+    }
+
+    /// Stops it where it is, until [`resume`](Self::resume).
+    pub fn freeze(&self) {
+        kill_process(Pid::from_child(&self.child), Signal::STOP).expect("signal a child");
+    }
+
+    /// Lets a frozen one go on.
+    pub fn resume(&self) {
+        kill_process(Pid::from_child(&self.child), Signal::CONT).expect("signal a child");
+    }
+
+    /// The descriptors that it has open.
+    pub fn descriptors(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.id())).map_or(0, Iterator::count)
+    }
+
     /// Asks it to end, as a service manager does, and waits.
     pub fn stop(mut self) -> ExitStatus {
         self.signal(Signal::TERM);

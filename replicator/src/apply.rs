@@ -6,6 +6,7 @@
 use crate::{
     fetch::{Verified, fetch},
     hold::{Verdict, may_replace},
+    intend::intend,
     node::{ApplyError, Node},
     plan::{ByIndex, OnDisk, Plan, Terms, by_index, is_above_row, is_replaced_by_row, must_ask_log, plan},
 };
@@ -30,8 +31,6 @@ pub const TRIES: usize = 20;
 /// How long the other process's intent is waited for.
 const INTENT_PATIENCE: Duration = Duration::from_secs(5);
 const INTENT_PAUSE: Duration = Duration::from_millis(10);
-/// The folder of unfinished files.
-const TEMP: &str = ".mirror/tmp";
 
 /// What became of an event.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -330,17 +329,7 @@ pub async fn place<L: EventLog, B: BlobStore>(
         owner: node.run.clone(),
         generation: done.session.generation,
     };
-    if intent.temp_ino.is_some() {
-        // Its name, too, must survive a power cut: a temp name that is gone says that the rename happened.
-        node.folders.sync(TEMP.into()).await.map_err(ApplyError::Disk)?;
-    }
-    let intended = {
-        let (root, path, seen, intent) =
-            (Arc::clone(&node.root), event.path.clone(), done.seen.clone(), intent.clone());
-        node.index.write(move |tx| Ok(stands(&root, &path, &intent) && tx.intend(&path, &seen, &intent)?))
-    };
-    if !intended.await? {
-        drop_temp(node, &intent).await?;
+    if !intend(node, &event.path, done.seen, &intent).await? {
         return Ok(None);
     }
     // Others that want the same content wait until it stands.
@@ -370,15 +359,6 @@ pub async fn place<L: EventLog, B: BlobStore>(
     }
 }
 
-/// Whether the path is as it was when it was looked at.
-fn stands(root: &Root, path: &MediaPath, intent: &Intent) -> bool {
-    match (&intent.old, root.look(path)) {
-        (Some((_, stat)), Ok(Look::File(now))) => now.stat == *stat,
-        (None, Ok(Look::Absent | Look::Folder)) => true,
-        _ => false,
-    }
-}
-
 fn rename(
     root: &Root,
     intent: &Intent,
@@ -390,12 +370,4 @@ fn rename(
         (_, None) => root.take_out(&intent.temp, &folder)?,
     }
     Ok((folder.path, folder.made_below))
-}
-
-async fn drop_temp<L: EventLog, B: BlobStore>(node: &Node<L, B>, intent: &Intent) -> Result<(), ApplyError> {
-    if intent.temp_ino.is_none() {
-        return Ok(());
-    }
-    let (root, temp) = (Arc::clone(&node.root), intent.temp.clone());
-    blocking(move || root.remove_temp(&temp)).await.map_err(ApplyError::Disk)
 }

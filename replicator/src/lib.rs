@@ -12,6 +12,7 @@ mod commands;
 mod fetch;
 mod history;
 mod hold;
+mod intend;
 mod log_command;
 mod node;
 mod parked;

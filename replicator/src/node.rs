@@ -2,6 +2,7 @@
 
 use crate::{
     hold::Replacing,
+    intend::Leftovers,
     parts::Claims,
     plan::Removals,
     space::{Lack, Space},
@@ -47,6 +48,7 @@ pub struct Node<L, B> {
     pub owner: Option<Ownership>,
     pub removals: Removals,
     pub folders: FolderSync,
+    pub leftovers: Leftovers,
     pub large: Arc<Semaphore>,
     /// Unknown files that were replaced lately (rule 8).
     pub replacing: Arc<Replacing>,
@@ -202,6 +204,7 @@ impl<L: EventLog, B: BlobStore> Node<L, B> {
         Self {
             folders: FolderSync::start(Arc::clone(&parts.root)),
             space: Space::new(Arc::clone(&parts.root), parts.min_free),
+            leftovers: Leftovers::default(),
             root: parts.root,
             index: parts.index,
             log: parts.log,

@@ -20,8 +20,10 @@ const LOOK_AGAIN_SECONDS: f64 = 10.0;
 /// No run, and there is one an hour, drops more than one in this many of the trash (but at least one): a clock that jumped must not empty it.
 const SHARE: u64 = 10;
 
-/// A file of this name in `tmp` is another process's test of the file system, unless it is older than this.
-const PROBE_SECONDS: f64 = 60.0;
+/// What the names of files begin with by which a starting process tests the file system.
+const PROBE: &str = "probe.";
+/// Such a test takes milliseconds; what is older was left by a process that was killed in it.
+const PROBE_SECONDS: f64 = 10.0;
 
 /// The names in `.mirror/tmp` that an earlier run has left for [`tidy_temp`]. To be asked for before anything is placed: what is made later is not among them. What an
 /// intent names, or a blob that is half fetched, is left alone.
@@ -30,7 +32,7 @@ pub async fn left_behind<L: EventLog, B: BlobStore>(node: &Node<L, B>) -> Result
     let mut names = blocking(move || root.temp_names()).await.map_err(ApplyError::Disk)?;
     let intents = node.index.intents()?.into_iter().map(|(_, intent)| intent.temp);
     let used: HashSet<String> = intents.chain(node.index.fetches()?.into_iter().map(|f| f.temp)).collect();
-    names.retain(|name| !used.contains(name));
+    names.retain(|name| !name.starts_with(PROBE) && !used.contains(name));
     Ok(names)
 }
 
@@ -67,13 +69,6 @@ pub async fn tidy_temp<L: EventLog, B: BlobStore>(
 fn inspect(root: &Root, name: &str) -> io::Result<Option<Trashed>> {
     let Look::File(stat) = root.look_temp(name)? else { return Ok(None) };
     let named = name.split('.').next().and_then(|hash| hash.parse::<ContentHash>().ok());
-    if name.starts_with("probe.") {
-        let changed = Timestamp::from_nanos(i128::from(stat.stat.ctime));
-        if Timestamp::now().seconds_since(changed) > PROBE_SECONDS {
-            root.remove_temp(name)?;
-        }
-        return Ok(None);
-    }
     if name.ends_with(".part") || Some(hash_open(&mut root.open_temp(name)?)?.0) == named {
         root.remove_temp(name)?;
         return Ok(None);
@@ -90,9 +85,25 @@ fn inspect(root: &Root, name: &str) -> io::Result<Option<Trashed>> {
     }))
 }
 
-/// Looks after the trash: what was written after it was exchanged out is a lost conflict; what is older than its days is dropped, after another look.
+/// Deletes what a process left that was killed while it tested the file system.
+fn drop_probes(root: &Root) -> io::Result<()> {
+    for name in root.temp_names()?.into_iter().filter(|name| name.starts_with(PROBE)) {
+        if let Look::File(stat) = root.look_temp(&name)?
+            && Timestamp::now().seconds_since(Timestamp::from_nanos(i128::from(stat.stat.ctime)))
+                > PROBE_SECONDS
+        {
+            root.remove_temp(&name)?;
+        }
+    }
+    Ok(())
+}
+
+/// Looks after abandoned probes and the trash: what was written after it was exchanged out is a lost conflict; what is older than its days is dropped, after another look.
 pub async fn run<L: EventLog, B: BlobStore>(node: &Node<L, B>, days: u64) -> Result<(), IndexError> {
-    let now = Timestamp::now();
+    let (now, root) = (Timestamp::now(), Arc::clone(&node.root));
+    if let Err(error) = blocking(move || drop_probes(&root)).await {
+        tracing::debug!(%error, "abandoned probes stay");
+    }
     let keep_for =
         if node.removals == Removals::Delete { LOOK_AGAIN_SECONDS } else { days as f64 * 86_400.0 };
     let before = |seconds: f64| Timestamp::from_nanos(now.nanos() - (seconds * 1e9) as i128);

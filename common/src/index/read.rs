@@ -1,7 +1,12 @@
 //! Reading the index: the last commit, without waiting for the writer.
 
 use super::{Index, IndexError, NodeState, Offer, Parked, PathState, Row, Trashed, codec::*, types::*};
-use crate::{event::StreamCreated, hash::ContentHash, path::MediaPath, time::Timestamp};
+use crate::{
+    event::{StreamCreated, Version},
+    hash::ContentHash,
+    path::MediaPath,
+    time::Timestamp,
+};
 use rusqlite::{Connection, OptionalExtension, params};
 
 impl Index {
@@ -49,6 +54,25 @@ impl Index {
                 conn.prepare_cached("SELECT * FROM rows WHERE sha256 = ?1 AND state = 1 LIMIT 8")?;
             let found =
                 query.query_map(params![content.raw()], |row| Ok((path_from(row)?, row_from(row)?)))?;
+            Ok(found.collect::<Result<_, _>>()?)
+        })
+    }
+
+    /// Of the present rows of a generation below a version, the lowest `limit`. Reads the whole table.
+    pub fn present_before(
+        &self,
+        generation: Generation,
+        version: Version,
+        limit: usize,
+    ) -> Result<Vec<(MediaPath, Version)>, IndexError> {
+        self.read(|conn| {
+            let mut query = conn.prepare_cached(
+                "SELECT * FROM rows WHERE state = 1 AND generation = ?1 AND seq < ?2 ORDER BY seq LIMIT ?3",
+            )?;
+            let found = query
+                .query_map(params![sql(generation.0), sql(version.get()), sql(limit as u64)], |row| {
+                    Ok((path_from(row)?, row_from(row)?.version))
+                })?;
             Ok(found.collect::<Result<_, _>>()?)
         })
     }

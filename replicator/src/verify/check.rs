@@ -14,6 +14,7 @@ use common::{
     path::MediaPath,
     resolve::blocking,
     root::{IgnoreRules, Look, Root},
+    trust::TrustError,
 };
 use futures_util::{StreamExt, TryStreamExt, stream};
 use indicatif::ProgressBar;
@@ -33,6 +34,15 @@ pub enum CheckError {
     Blob(#[source] BlobError),
     #[error(transparent)]
     Index(#[from] IndexError),
+}
+
+impl From<TrustError> for CheckError {
+    fn from(error: TrustError) -> Self {
+        match error {
+            TrustError::Broker(error) => Self::Broker(error),
+            TrustError::Index(error) => Self::Index(error),
+        }
+    }
 }
 
 /// Where to look.

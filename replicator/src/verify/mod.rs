@@ -103,7 +103,8 @@ async fn verify(
     wanted: &Wanted,
     idle: bool,
 ) -> Result<Exit, Failure> {
-    let (_, distrust) = verdict(&checker.log, &checker.index.node()?).await.map_err(CheckError::from)?;
+    let (_, distrust) =
+        verdict(&checker.log, &checker.index, &checker.index.node()?).await.map_err(CheckError::from)?;
     let mut of_log: Vec<String> = distrust.into_iter().map(|why| log_trouble(&why)).collect();
     of_log.extend(consumer_trouble(checker, settings).await?);
     let mut whole = whole(checker).await?;
