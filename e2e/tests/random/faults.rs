@@ -1,0 +1,202 @@
+//! What goes wrong, while users go on and between agreements. Every fault is undone before the nodes have to agree.
+
+use crate::world::World;
+use e2e::{Role, copy_folder, put_back};
+use rand::{Rng, seq::IndexedRandom};
+use rustix::process::{Pid, Signal, kill_process};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// A fault begins with one act in this many.
+const RATE: f64 = 1.0 / 9.0;
+
+/// What has to be undone.
+enum Open {
+    Killed(usize, Role),
+    Stopped(u32),
+    BrokerDown,
+}
+
+/// The faults of one play.
+#[derive(Default)]
+pub struct Faults {
+    /// Each with the acts until it ends.
+    open: Vec<(u32, Open)>,
+    count: BTreeMap<&'static str, u32>,
+    /// A copy of the broker's store, as it was at an agreement.
+    store: Option<PathBuf>,
+    /// Copies of a node's root and state, as they were together at an agreement.
+    node: Option<(usize, PathBuf, PathBuf)>,
+}
+
+/// Stops a process for a while, or lets it go on.
+pub fn pause(id: u32, stop: bool) {
+    let pid = Pid::from_raw(i32::try_from(id).unwrap()).unwrap();
+    kill_process(pid, if stop { Signal::STOP } else { Signal::CONT }).unwrap();
+}
+
+impl Faults {
+    /// How often each happened.
+    pub fn told(&self) -> String {
+        self.count.iter().map(|(what, n)| format!("{what} {n}")).collect::<Vec<_>>().join(", ")
+    }
+
+    fn say(&mut self, world: &mut World, what: &'static str, whom: &str) {
+        *self.count.entry(what).or_default() += 1;
+        world.note(format!("== {what} {whom}"));
+    }
+
+    /// After each act of a user.
+    pub fn step(&mut self, world: &mut World) {
+        for (left, _) in &mut self.open {
+            *left = left.saturating_sub(1);
+        }
+        while let Some(at) = self.open.iter().position(|(left, _)| *left == 0) {
+            let (_, open) = self.open.swap_remove(at);
+            undo(world, open);
+        }
+        if world.rng.random_bool(RATE) {
+            self.begin(world);
+        }
+    }
+
+    /// Undoes all.
+    pub fn end(&mut self, world: &mut World) {
+        self.open.drain(..).for_each(|(_, open)| undo(world, open));
+    }
+
+    fn broker_is_up(&self) -> bool {
+        !self.open.iter().any(|(_, open)| matches!(open, Open::BrokerDown))
+    }
+
+    fn is_whole(&self, node: usize, role: Role, world: &mut World) -> bool {
+        world.mirror.nodes[node].has(role) && {
+            let id = world.mirror.nodes[node].process(role).id();
+            !self.open.iter().any(|(_, open)| matches!(open, Open::Stopped(other) if *other == id))
+        }
+    }
+
+    fn begin(&mut self, world: &mut World) {
+        let node = world.rng.random_range(0..world.mirror.nodes.len());
+        let role = *Role::ALL.choose(&mut world.rng).unwrap();
+        let acts = world.rng.random_range(1..12);
+        let name = format!("{} of {}", role.name(), world.mirror.nodes[node].name);
+        match world.rng.random_range(0..10) {
+            0..4 if self.is_whole(node, role, world) => {
+                self.say(world, "kill", &name);
+                world.mirror.nodes[node].kill(role);
+                self.open.push((acts, Open::Killed(node, role)));
+            }
+            4..6 if self.is_whole(node, role, world) => {
+                self.say(world, "stop", &name);
+                let id = world.mirror.nodes[node].process(role).id();
+                pause(id, true);
+                self.open.push((acts, Open::Stopped(id)));
+            }
+            6 | 7 if self.broker_is_up() => {
+                self.say(world, "broker killed", "");
+                world.mirror.broker.kill();
+                self.open.push((acts, Open::BrokerDown));
+            }
+            8 if self.broker_is_up() => {
+                self.say(world, "blobs lost", "");
+                world.mirror.nats().try_lose_blobs();
+            }
+            9 if self.broker_is_up() && self.open.is_empty() => self.forget(world),
+            _ => {}
+        }
+    }
+
+    /// The broker loses its last seconds, or everything.
+    fn forget(&mut self, world: &mut World) {
+        let copy = self.store.clone().filter(|_| world.rng.random_bool(0.6));
+        // Of what stood in a copy the new log knows nothing any more: it would be news.
+        self.node = None;
+        self.store.clone_from(&copy);
+        self.say(world, if copy.is_some() { "log rolled back" } else { "log wiped" }, "");
+        world.with_all_paused(|world| {
+            world.mirror.broker.kill();
+            match copy {
+                Some(copy) => put_back(&copy, &world.mirror.broker.store()),
+                None => fs::remove_dir_all(world.mirror.broker.store()).unwrap(),
+            }
+            world.mirror.broker.start();
+            world.model.forgot();
+        });
+    }
+
+    /// Between two agreements: all that was written is in the log.
+    pub fn between(&mut self, world: &mut World) {
+        if world.rng.random_bool(0.5) {
+            self.keep_store(world);
+        }
+        let node = world.rng.random_range(0..world.mirror.nodes.len());
+        world.mirror.nodes[node].stop_both();
+        match (world.rng.random_range(0..5), self.node.clone()) {
+            (0, _) => {
+                self.say(world, "index lost", &node.to_string());
+                for name in ["index.db", "index.db-wal", "index.db-shm"] {
+                    let _ = fs::remove_file(world.mirror.nodes[node].state().join(name));
+                }
+            }
+            (kind @ 1..=3, Some((of, root, state))) if of == node => {
+                let what = ["index restored", "root restored", "root and index restored"][kind - 1];
+                self.say(world, what, &node.to_string());
+                let of = &world.mirror.nodes[node];
+                let _held = world.reader.hold();
+                if kind != 2 {
+                    put_back(&state, &of.state());
+                }
+                if kind != 1 {
+                    put_back(&root, &of.root);
+                }
+            }
+            _ => {
+                let (root, state) = (
+                    world.mirror.outside("copies").join("root"),
+                    world.mirror.outside("copies").join("state"),
+                );
+                let of = &world.mirror.nodes[node];
+                copy_anew(&of.root, &root);
+                copy_anew(&of.state(), &state);
+                self.node = Some((node, root, state));
+                world.note(format!("== copies of {node} are kept"));
+            }
+        }
+        world.mirror.nodes[node].start_both();
+    }
+
+    fn keep_store(&mut self, world: &mut World) {
+        let copy = world.mirror.outside("copies").join("store");
+        world.mirror.broker.stop();
+        copy_anew(&world.mirror.broker.store(), &copy);
+        world.mirror.broker.start();
+        world.note("== a copy of the store is kept".into());
+        self.store = Some(copy);
+    }
+}
+
+fn copy_anew(folder: &Path, copy: &Path) {
+    let _ = fs::remove_dir_all(copy);
+    copy_folder(folder, copy);
+}
+
+fn undo(world: &mut World, open: Open) {
+    match open {
+        Open::Killed(node, role) => {
+            world.note(format!("== {} of {node} started", role.name()));
+            world.mirror.nodes[node].start(role);
+        }
+        Open::Stopped(id) => {
+            world.note("== goes on".into());
+            pause(id, false);
+        }
+        Open::BrokerDown => {
+            world.note("== broker started".into());
+            world.mirror.broker.start();
+        }
+    }
+}

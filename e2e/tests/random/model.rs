@@ -1,0 +1,115 @@
+//! What should stand where. Each node has a folder of its own, in which only its users write: there the model knows exactly what the mirror
+//! must come to. In the folder `shared` all of them write the same paths: there one of what was written since the last agreement wins. What loses,
+//! anywhere, must not be lost.
+
+use crate::contents::Id;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What the model knows of a path.
+#[derive(Clone, Default, Debug)]
+struct Known {
+    /// What may stand there; `None`: nothing.
+    may: BTreeSet<Option<Id>>,
+    /// What stood there at any time since the last agreement.
+    had: BTreeSet<Option<Id>>,
+}
+
+impl Known {
+    fn only(&mut self, content: Option<Id>) {
+        self.may = BTreeSet::from([content]);
+        self.had.insert(content);
+    }
+
+    fn also(&mut self, content: Option<Id>) {
+        self.may.insert(content);
+        self.had.insert(content);
+    }
+}
+
+/// The model.
+#[derive(Default)]
+pub struct Model {
+    paths: BTreeMap<String, Known>,
+    /// Contents that a user wrote and no user of that node has replaced or removed since: they must be somewhere.
+    standing: BTreeSet<Id>,
+    /// The log forgot something since the last agreement.
+    forgot: bool,
+}
+
+impl Model {
+    /// A user wrote a path, where `stood` stood.
+    pub fn write(&mut self, path: &str, id: Id, stood: Option<Id>) {
+        self.gone(stood);
+        self.standing.insert(id);
+        self.set(path, Some(id));
+    }
+
+    /// A user gave the file another name of its own.
+    pub fn link(&mut self, path: &str, id: Id) {
+        self.set(path, Some(id));
+    }
+
+    /// A user removed a path, where `stood` stood.
+    pub fn remove(&mut self, path: &str, stood: Option<Id>) {
+        self.gone(stood);
+        self.set(path, None);
+    }
+
+    /// A user renamed a file to a path where `stood` stood.
+    pub fn rename(&mut self, from: &str, to: &str, stood: Option<Id>) {
+        self.gone(stood);
+        let moved = self.paths.get(from).cloned().unwrap_or_default();
+        let target = self.paths.entry(to.into()).or_default();
+        target.had.extend(&moved.had);
+        target.may = moved.may;
+        self.set(from, None);
+    }
+
+    fn set(&mut self, path: &str, content: Option<Id>) {
+        let known = self.paths.entry(path.into()).or_insert_with(|| {
+            let nothing = BTreeSet::from([None]);
+            Known { may: nothing.clone(), had: nothing }
+        });
+        if is_shared(path) { known.also(content) } else { known.only(content) }
+    }
+
+    fn gone(&mut self, stood: Option<Id>) {
+        stood.iter().for_each(|id| _ = self.standing.remove(id));
+    }
+
+    /// The log forgot its last moments, or everything. Until the nodes agree again absence proves nothing, and of what changed since they last
+    /// agreed, what other nodes hold counts: a removal may be undone, and of two contents of a path one wins.
+    pub fn forgot(&mut self) {
+        self.forgot = true;
+    }
+
+    /// Holds what the nodes agree on against the model, which then takes it for what should be. Answers which contents must be elsewhere: in the
+    /// log's history, or in a trash.
+    ///
+    /// # Errors
+    /// The first path that is not as it may be.
+    pub fn agree(&mut self, tree: &BTreeMap<String, Id>) -> Result<Vec<Id>, String> {
+        let forgot = std::mem::take(&mut self.forgot);
+        for (path, known) in &self.paths {
+            let found = tree.get(path).copied();
+            let may = if forgot { &known.had } else { &known.may };
+            if !may.contains(&found) {
+                return Err(format!("{path}: found {found:?}, it may be {may:?}"));
+            }
+        }
+        if let Some(path) = tree.keys().find(|path| !self.paths.contains_key(*path)) {
+            return Err(format!("{path}: nobody wrote there"));
+        }
+        let known = |id: &Id| Known { may: BTreeSet::from([Some(*id)]), had: BTreeSet::from([Some(*id)]) };
+        self.paths = tree.iter().map(|(path, id)| (path.clone(), known(id))).collect();
+        let here: BTreeSet<Id> = tree.values().copied().collect();
+        let elsewhere = self.standing.difference(&here).copied().collect();
+        self.standing = here;
+        Ok(elsewhere)
+    }
+}
+
+/// Whether several nodes write there.
+pub fn is_shared(path: &str) -> bool {
+    path.starts_with("shared/")
+}
