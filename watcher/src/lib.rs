@@ -8,7 +8,7 @@
 pub mod cli;
 mod commands;
 mod coverage;
-mod look;
+pub mod look;
 mod node;
 mod publish;
 mod removals;

@@ -38,6 +38,10 @@ pub const SCHEMA_VERSION: i64 = 1;
 /// How long a writer waits for the other process's transaction, which takes 20 ms at most unless the disk stalls.
 const BUSY: Duration = Duration::from_secs(5);
 const BUSY_PAUSE: Duration = Duration::from_millis(5);
+/// How SQLite names a database without a file.
+const MEMORY: &str = ":memory:";
+/// For a backup in one step.
+const ALL_PAGES: std::ffi::c_int = -1;
 
 /// Why the index could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -107,6 +111,28 @@ impl Index {
             })
         };
         open().map_err(|error: IndexError| error.at(path))
+    }
+
+    /// An index in memory, for simulations: the same schema, transactions and queries, without a thread, a file or a wait. Only
+    /// [`rows_in_order`](Self::rows_in_order), which opens the file again, is not for it.
+    pub fn in_memory() -> Result<Self, IndexError> {
+        let conn = Connection::open_in_memory()?;
+        prepare(&conn, Path::new(MEMORY))?;
+        Ok(Self::over(conn))
+    }
+
+    /// A second index in memory that holds what this one does now, and goes its own way from then on.
+    pub fn copy_to_memory(&self) -> Result<Self, IndexError> {
+        let mut copy = Connection::open_in_memory()?;
+        let reader = self.reader.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        rusqlite::backup::Backup::new(&reader, &mut copy)?.step(ALL_PAGES)?;
+        Ok(Self::over(copy))
+    }
+
+    fn over(conn: Connection) -> Self {
+        conn.set_prepared_statement_cache_capacity(64);
+        let conn = Arc::new(Mutex::new(conn));
+        Self { path: Arc::new(MEMORY.into()), reader: Arc::clone(&conn), writer: writer::Writer::Here(conn) }
     }
 
     /// Where it is.

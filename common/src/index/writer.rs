@@ -3,7 +3,7 @@
 use super::{IndexError, Tx};
 use rusqlite::Connection;
 use std::{
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 use tokio::sync::oneshot;
@@ -16,12 +16,15 @@ const GROUP_JOBS: usize = 512;
 const QUEUE: usize = 1024;
 
 /// Tells the caller, once the group's fate is known.
-type Done = Box<dyn FnOnce(Result<(), IndexError>) + Send>;
-type Job = Box<dyn FnOnce(&mut Tx<'_>) -> (Result<(), IndexError>, Done) + Send>;
+pub(super) type Done = Box<dyn FnOnce(Result<(), IndexError>) + Send>;
+pub(super) type Job = Box<dyn FnOnce(&mut Tx<'_>) -> (Result<(), IndexError>, Done) + Send>;
 
 #[derive(Clone)]
-pub(super) struct Writer {
-    jobs: tokio::sync::mpsc::Sender<Job>,
+pub(super) enum Writer {
+    /// The thread of an index on disk.
+    Thread(tokio::sync::mpsc::Sender<Job>),
+    /// An index in memory: each job is a group of its own, done when it is asked for.
+    Here(Arc<Mutex<Connection>>),
 }
 
 impl Writer {
@@ -35,7 +38,7 @@ impl Writer {
                 }
             })
             .expect("a thread can be started at the start of the process");
-        Self { jobs }
+        Self::Thread(jobs)
     }
 
     pub(super) async fn run<T: Send + 'static>(
@@ -53,7 +56,12 @@ impl Writer {
             });
             (result, done)
         });
-        self.jobs.send(job).await.map_err(|_| IndexError::Closed)?;
+        match self {
+            Self::Thread(jobs) => jobs.send(job).await.map_err(|_| IndexError::Closed)?,
+            Self::Here(conn) => {
+                run_group(&conn.lock().unwrap_or_else(PoisonError::into_inner), job, || None);
+            }
+        }
         answered.await.map_err(|_| IndexError::Closed)?
     }
 }
