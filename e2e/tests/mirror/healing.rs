@@ -4,7 +4,7 @@
 use e2e::{
     LONG, Mirror, Node, Role, SOON, Tree, content, copy_folder, put_back, wait_for, wait_until, write,
 };
-use std::{fs, path::Path, time::Duration};
+use std::fs;
 
 /// Some files on both nodes, one of them replaced and one removed, and all agreed.
 fn with_history() -> Mirror {
