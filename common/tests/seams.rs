@@ -71,6 +71,33 @@ fn the_log_keeps_its_contract() {
 }
 
 #[test]
+fn an_event_that_was_trimmed_from_the_log_is_no_duplicate() {
+    on_each_server(async |server| {
+        let (client, mirror) = (server.client().await, fresh_mirror());
+        let log = JetStreamLog::open(client.clone(), log_options(&mirror, None)).await.expect("a log");
+        let event = log::contract::event("a", b"1", Version::ZERO);
+        assert_eq!(log.publish(&event).await.expect("publish"), Published::Stored(Version::new(1)));
+        let stream = jetstream::new(client).get_stream(mirror.log_stream()).await.expect("the log");
+        let config = stream.cached_info().config.clone();
+        let other = log::contract::event("b", b"2", Version::ZERO);
+        assert_eq!(log.publish(&other).await.expect("publish"), Published::Stored(Version::new(2)));
+        let context = jetstream::new(server.client().await);
+        for max_messages in [1, -1] {
+            let config = jetstream::stream::Config { max_messages, ..config.clone() };
+            context.update_stream(config).await.expect("other limits");
+        }
+        assert!(log.at(Version::new(1)).await.expect("a read").is_none(), "the first event is gone");
+        // Twice: the answer to the first may be lost.
+        for _ in 0..2 {
+            assert_eq!(log.publish(&event).await.expect("publish"), Published::Stored(Version::new(3)));
+        }
+        assert_eq!(log.state().await.expect("the state").last, Version::new(3));
+        let last = log.last(&event.path).await.expect("a read").expect("an event");
+        assert_eq!(last.event.as_ref().expect("an event"), &event);
+    });
+}
+
+#[test]
 fn the_blobs_keep_their_contract() {
     on_each_server(async |server| blob_suite(&server, false).await);
 }

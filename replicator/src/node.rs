@@ -158,6 +158,7 @@ impl ApplyError {
             },
             Self::Blob(_) | Self::WrongContent(_) => Next::Want(content),
             Self::Marker(error) if error.halts() => Next::Halt,
+            Self::NoRoom(lack) if lack.is_hopeless() => Next::Retry,
             Self::NoRoom(_) => Next::Pause,
             _ if self.is_full() => Next::Pause,
             Self::Disk(error) | Self::Rename(RenameError::Io(error)) => match error.kind() {

@@ -48,12 +48,27 @@ pub struct Lack {
     /// Free for it.
     above: u64,
     floor: u64,
+    disk: u64,
     root: String,
+}
+
+impl Lack {
+    /// The whole disk would not be enough: nothing that could be waited for.
+    pub fn is_hopeless(&self) -> bool {
+        self.need > self.disk
+    }
 }
 
 impl fmt::Display for Lack {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (need, root) = (HumanBytes(self.need), &self.root);
+        if self.is_hopeless() {
+            return write!(
+                f,
+                "needs {need}, more than the {} of the whole disk under {root}",
+                HumanBytes(self.disk)
+            );
+        }
         if self.missing.bytes == 0 {
             return write!(f, "needs {need}, and no more files can be made on {root}: it is out of inodes");
         }
@@ -120,7 +135,7 @@ impl Space {
         Ok(missing(&disk, floor, reserved, room).map(|missing| {
             let above = disk.free.saturating_sub(floor).saturating_sub(reserved.bytes);
             let root = self.root.path().display().to_string();
-            Lack { need, missing, above, floor, root }
+            Lack { need, missing, above, floor, disk: disk.size, root }
         }))
     }
 
@@ -309,7 +324,11 @@ mod tests {
         assert_eq!(reserved(), Room::default());
         let lack = space.try_reserve(1 << 60).expect("a disk").err().expect("an exbibyte");
         let text = lack.to_string();
-        assert!(text.starts_with("needs 1.00 EiB, ") && text.contains("the floor of 0 B on /"), "{text}");
+        assert!(lack.is_hopeless() && text.starts_with("needs 1.00 EiB, more than the "), "{text}");
+        let free = space.root.disk().expect("a disk").free;
+        let lack = space.try_reserve(free + MIB).expect("a disk").err().expect("more than is free");
+        let text = lack.to_string();
+        assert!(!lack.is_hopeless() && text.contains("the floor of 0 B on /"), "{text}");
         let floor: MinFree = "99%".parse().expect("a floor");
         let full = Space::new(Arc::clone(&space.root), floor);
         assert!(!full.has_room(0) && space.has_room(1));

@@ -142,6 +142,23 @@ impl JetStreamLog {
         })
     }
 
+    /// The server has stored this event before. Where is it now? `None`: gone from the log, which was trimmed within the duplicate window.
+    async fn after_duplicate(
+        &self,
+        event: &Event,
+        subject: &str,
+        sequence: u64,
+    ) -> Result<Option<Version>, BrokerError> {
+        self.0.floors.raise(subject, sequence);
+        let newest = self.lasts_by_subject(&[subject.to_owned()]).await?.pop().flatten();
+        let newest =
+            newest.map(|stored| self.logged(stored)).filter(|newest| newest.version.get() >= sequence);
+        Ok(newest.map(|newest| {
+            let ours = newest.id(&self.0.subjects) == event.identity(&self.0.subjects);
+            if ours { newest.version } else { Version::new(sequence) }
+        }))
+    }
+
     async fn lasts_by_subject(&self, subjects: &[String]) -> Result<Vec<Option<Stored>>, BrokerError> {
         let Inner { wire, stream, floors, .. } = &*self.0;
         let mut found = wire.lasts_of(stream, subjects).await?;
@@ -190,14 +207,23 @@ impl EventLog for JetStreamLog {
     }
 
     async fn publish(&self, event: &Event) -> Result<Published, BrokerError> {
-        use super::publisher::Outcome;
+        use super::publisher::{Guard, Outcome};
         let subject = self.0.subjects.of(&event.path);
         let doing = || format!("publishing to {subject}");
         let publish = async {
-            match self.0.publisher.publish(event, &self.0.subjects).await? {
-                Outcome::Stored { sequence, duplicate } if duplicate && sequence <= event.replaces.get() => {
-                    Ok(Published::Refused)
+            let mut outcome = self.0.publisher.publish(event, &self.0.subjects, Guard::Duplicates).await?;
+            if let Outcome::Stored { sequence, duplicate: true } = outcome
+                && sequence > event.replaces.get()
+            {
+                match self.after_duplicate(event, &subject, sequence).await? {
+                    Some(version) => return Ok(Published::Stored(version)),
+                    None => {
+                        outcome = self.0.publisher.publish(event, &self.0.subjects, Guard::Sequence).await?
+                    }
                 }
+            }
+            match outcome {
+                Outcome::Stored { duplicate: true, .. } => Ok(Published::Refused),
                 Outcome::Stored { sequence, .. } => {
                     self.0.floors.raise(&subject, sequence);
                     Ok(Published::Stored(Version::new(sequence)))

@@ -41,6 +41,15 @@ const BATCHES: usize = 2;
 
 pub(super) type Outcome = Ack;
 
+/// What keeps an event from being stored twice.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Guard {
+    /// The server's memory of identities, and the path's expected sequence.
+    Duplicates,
+    /// The expected sequence alone: the server remembers an event that it does not have any more.
+    Sequence,
+}
+
 struct Order {
     member: Member,
     answer: oneshot::Sender<Result<Outcome, BrokerError>>,
@@ -60,11 +69,18 @@ impl Publisher {
     }
 
     /// The caller bounds the time.
-    pub(super) async fn publish(&self, event: &Event, subjects: &Subjects) -> Result<Outcome, BrokerError> {
+    pub(super) async fn publish(
+        &self,
+        event: &Event,
+        subjects: &Subjects,
+        guard: Guard,
+    ) -> Result<Outcome, BrokerError> {
         let subject = subjects.of(&event.path);
         let mut headers = HeaderMap::new();
         headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, event.replaces.to_string());
-        headers.insert(NATS_MESSAGE_ID, event.identity(subjects).to_string());
+        if guard == Guard::Duplicates {
+            headers.insert(NATS_MESSAGE_ID, event.identity(subjects).to_string());
+        }
         let (answer, answered) = oneshot::channel();
         let gone = || BrokerError::Away {
             doing: format!("publishing to {subject}"),

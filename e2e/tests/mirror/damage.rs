@@ -97,7 +97,7 @@ fn a_log_that_was_trimmed_is_named() {
     }
     mirror.nats().trim_log(5);
     mirror.nodes.iter_mut().for_each(Node::start_both);
-    is_named_and_healed(&mut mirror, "the event at 10 is gone from the log, and its path has no newer one");
+    is_named_and_healed(&mut mirror, "is gone from the log, and its path has no newer one");
 }
 
 #[test]

@@ -174,6 +174,8 @@ fn blobs_that_the_store_lost_or_damaged_are_stored_again() {
     assert!(found.len() == 21 && found.iter().all(|(_, how)| how == "blob-missing"), "{found:?}");
     verify(&mirror, 1, &["--repair"]).succeeded();
     verify(&mirror, 0, &["--blobs"]).succeeded();
+    // What is still asked for would be stored again before anybody looks.
+    wait_until(SOON, "nothing to be wanted any more", || mirror.nats().wanted("b").is_empty());
 
     assert!(mirror.nats().damage_blobs() > 21);
     verify(&mirror, 0, &[]).succeeded();

@@ -63,8 +63,10 @@ fn a_folder_swapped_for_a_link_just_before_the_rename_leads_nowhere() {
     let late = Injection::new("renameat2", Fault::Delay(400), "1+");
     let strace = trace.attach(process, mirror.dir(), &[], &[late]);
     writer.add("folder/second", b"second");
-    wait_until(SOON, "the temp file", || {
-        fs::read_dir(mirror.nodes[1].path(".mirror/tmp")).unwrap().count() > 0
+    // Complete: the folder that it goes to is open by then.
+    wait_until(SOON, "the complete temp file", || {
+        let names = fs::read_dir(mirror.nodes[1].path(".mirror/tmp")).unwrap().flatten();
+        names.into_iter().any(|entry| !entry.file_name().to_string_lossy().ends_with(".part"))
     });
     let (folder, away) = (mirror.nodes[1].path("folder"), mirror.outside("elsewhere").join("folder"));
     fs::rename(&folder, &away).unwrap();

@@ -17,7 +17,7 @@ use std::{
 };
 
 /// Calls of a replicator that end it in turn.
-const REPLICATOR: [&str; 14] = [
+const REPLICATOR: [&str; 13] = [
     "openat",
     "openat2",
     "write",
@@ -25,7 +25,6 @@ const REPLICATOR: [&str; 14] = [
     "pwrite64",
     "fsync",
     "ftruncate",
-    "renameat",
     "renameat2",
     "unlinkat",
     "mkdirat",

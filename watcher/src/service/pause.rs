@@ -22,7 +22,7 @@ impl Pause {
     /// There is no room: one warning when it begins, not one for each path.
     pub(super) fn begin(&mut self, reason: String, now: Instant) {
         if self.now.is_none() && self.said.is_none_or(|(said, _)| now.duration_since(said) > QUIET) {
-            tracing::warn!(%reason, "no room: what there is to publish waits for it");
+            tracing::warn!(%reason, "publishing is paused");
             self.said = Some((now, true));
         }
         self.now = Some((reason, now));
@@ -41,7 +41,7 @@ impl Pause {
             && let Some((_, of_this @ true)) = &mut self.said
         {
             *of_this = false;
-            tracing::info!("there is room again");
+            tracing::info!("publishing goes on");
         }
     }
 
