@@ -59,15 +59,9 @@ impl Model {
         self.set(path, None);
     }
 
-    /// A user renamed a file to a path where `stood` stood.
-    pub fn rename(&mut self, from: &str, to: &str, stood: Option<Id>) {
-        self.gone(stood);
-        let moved = self.paths.get(from).cloned().unwrap_or_default();
-        let target = self.paths.entry(to.into()).or_default();
-        target.had.extend(&moved.had);
-        target.may = moved.may;
-        let had = target.had.clone();
-        self.since_copy.entry(to.into()).or_insert_with(nothing).extend(had);
+    /// A user renamed a file with this content to a path where `stood` stood.
+    pub fn rename(&mut self, from: &str, to: &str, id: Id, stood: Option<Id>) {
+        self.write(to, id, stood);
         self.set(from, None);
     }
 

@@ -116,7 +116,14 @@ impl World {
         let stood = self.stood(node, &to);
         self.note(format!("{} renames {from} to {to}", NODES[node]));
         if fs::rename(source, target).is_ok() {
-            self.model.rename(&from, &to, stood);
+            self.renamed(node, &from, &to, stood);
+        }
+    }
+
+    /// What was renamed says itself which content it is: in a root that was restored it may be one that the model knows nothing of any more.
+    fn renamed(&mut self, node: usize, from: &str, to: &str, stood: Option<Id>) {
+        if let Some(id) = self.stood(node, to) {
+            self.model.rename(from, to, id, stood);
         }
     }
 
@@ -127,11 +134,10 @@ impl World {
         if from == NODES[node] {
             return;
         }
-        let files = Tree::sizes(&self.at(node, &from));
         self.note(format!("{} renames the folder {from} to {to}", NODES[node]));
         if fs::rename(self.at(node, &from), self.at(node, &to)).is_ok() {
-            for name in files.0.keys().map(|name| String::from_utf8_lossy(name).into_owned()) {
-                self.model.rename(&format!("{from}/{name}"), &format!("{to}/{name}"), None);
+            for name in Tree::sizes(&self.at(node, &to)).0.keys().map(|name| String::from_utf8_lossy(name)) {
+                self.renamed(node, &format!("{from}/{name}"), &format!("{to}/{name}"), None);
             }
         }
     }
