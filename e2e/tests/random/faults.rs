@@ -183,21 +183,42 @@ impl Faults {
 
     /// Between two agreements: all that was written is in the log.
     pub fn between(&mut self, world: &mut World) {
+        let any = world.rng.random_range(0..NODES.len());
+        let node = match &self.node {
+            Some((of, ..)) if world.rng.random_bool(0.5) => *of,
+            _ => any,
+        };
+        world.mirror.nodes[node].stop_both();
+        let distrusts = self.set_back(world, node);
+        if !distrusts {
+            self.keep_node(world, node);
+        }
+        world.mirror.nodes[node].start_both();
+        if distrusts && world.rng.random_bool(0.5) {
+            // What is removed before an index that is new, or is no longer trusted, knows of the file was never there for it.
+            world.model.forgot();
+        } else {
+            world.mirror.wait_ready();
+        }
         if world.rng.random_bool(0.5) {
             self.keep_store(world);
         }
-        let node = world.rng.random_range(0..world.mirror.nodes.len());
-        world.mirror.nodes[node].stop_both();
-        match (world.rng.random_range(0..5), self.node.clone()) {
+    }
+
+    /// A node that does not run loses its index, or is set back to its copy. False: neither.
+    fn set_back(&mut self, world: &mut World, node: usize) -> bool {
+        match (world.rng.random_range(0..6), &self.node) {
             (0, _) => {
-                self.say(world, "index lost", &node.to_string());
+                self.say(world, "index lost", NODES[node]);
                 for name in ["index.db", "index.db-wal", "index.db-shm"] {
                     let _ = fs::remove_file(world.mirror.nodes[node].state().join(name));
                 }
+                true
             }
-            (kind @ 1..=3, Some((of, root, state))) if of == node => {
+            (kind @ 1..=3, Some((of, root, state))) if *of == node => {
+                let (root, state) = (root.clone(), state.clone());
                 let what = ["index restored", "root restored", "root and index restored"][kind - 1];
-                self.say(world, what, &node.to_string());
+                self.say(world, what, NODES[node]);
                 let of = &world.mirror.nodes[node];
                 let _held = world.reader.hold();
                 if kind != 2 {
@@ -206,26 +227,19 @@ impl Faults {
                 if kind != 1 {
                     put_back(&root, &of.root);
                 }
+                true
             }
-            _ => {
-                let (root, state) = (
-                    world.mirror.outside("copies").join("root"),
-                    world.mirror.outside("copies").join("state"),
-                );
-                let of = &world.mirror.nodes[node];
-                copy_anew(&of.root, &root);
-                copy_anew(&of.state(), &state);
-                self.node = Some((node, root, state));
-                world.note(format!("== copies of {node} are kept"));
-            }
+            _ => false,
         }
-        world.mirror.nodes[node].start_both();
-        if world.rng.random_bool(0.5) {
-            world.mirror.wait_ready();
-        } else {
-            // What is removed before an index that is new, or is no longer trusted, knows of the file was never there for it.
-            world.model.forgot();
-        }
+    }
+
+    fn keep_node(&mut self, world: &mut World, node: usize) {
+        let copies = world.mirror.outside("copies");
+        let (root, state) = (copies.join("root"), copies.join("state"));
+        copy_anew(&world.mirror.nodes[node].root, &root);
+        copy_anew(&world.mirror.nodes[node].state(), &state);
+        self.node = Some((node, root, state));
+        world.note(format!("== copies of {} are kept", NODES[node]));
     }
 
     fn keep_store(&mut self, world: &mut World) {
