@@ -153,15 +153,10 @@ impl Nats {
         });
     }
 
-    /// The same when the broker is there. False: it is not.
-    pub fn try_publish(&self, subject: &str, payload: &[u8]) -> bool {
+    /// Sends a message, and waits for no answer. A broker that is away gets it when it is back.
+    pub fn send(&self, subject: &str, payload: &[u8]) {
         let payload = payload.to_vec().into();
-        self.runtime.block_on(async {
-            match self.jetstream.publish(subject.to_owned(), payload).await {
-                Ok(acknowledged) => acknowledged.await.is_ok(),
-                Err(_) => false,
-            }
-        })
+        self.runtime.block_on(self.client.publish(subject.to_owned(), payload)).expect("send");
     }
 
     /// The state of the bucket's stream.

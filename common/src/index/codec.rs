@@ -344,7 +344,9 @@ pub fn read_node(conn: &Connection) -> Result<NodeState, IndexError> {
             no_base: Generation(unsigned(row, "no_base")?),
             marker_name: row.get("marker_name")?,
             marker_number: unsigned(row, "marker_number")?,
+            marker_file: row.get("marker_file")?,
             marker_pending: unsigned(row, "marker_pending")?,
+            pending_file: row.get("pending_file")?,
             digest: Digest::from_raw(row.get("digest")?),
             files: unsigned(row, "files")?,
             bytes: unsigned(row, "bytes")?,
@@ -364,8 +366,8 @@ pub fn created_from(row: &Sql) -> Read<StreamCreated> {
 pub fn write_node(conn: &Connection, node: &NodeState) -> Result<(), IndexError> {
     conn.prepare_cached(
         "INSERT OR REPLACE INTO node (id, generation, version, version_subject, version_event, top, top_subject, top_event, beyond, fresh,
-         log_read, restored, no_base, marker_name, marker_number, marker_pending, digest, files, bytes)
-         VALUES (0, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)",
+         log_read, restored, no_base, marker_name, marker_number, marker_file, marker_pending, pending_file, digest, files, bytes)
+         VALUES (0, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20)",
     )?
     .execute(params![
         sql(node.generation.0),
@@ -382,7 +384,9 @@ pub fn write_node(conn: &Connection, node: &NodeState) -> Result<(), IndexError>
         sql(node.no_base.0),
         node.marker_name,
         sql(node.marker_number),
+        node.marker_file,
         sql(node.marker_pending),
+        node.pending_file,
         node.digest.raw(),
         sql(node.files),
         sql(node.bytes),

@@ -18,7 +18,9 @@ CREATE TABLE node (
     no_base          INTEGER NOT NULL,  -- the generation that a restored root began: nothing is published on top of its rows
     marker_name      TEXT,              -- the root's marker (rule 7)
     marker_number    INTEGER NOT NULL,
+    marker_file      TEXT,              -- the file that holds it: inode and time of birth
     marker_pending   INTEGER NOT NULL,
+    pending_file     TEXT,
     digest           BLOB NOT NULL,     -- sum over the present paths of this generation, kept incrementally
     files            INTEGER NOT NULL,
     bytes            INTEGER NOT NULL

@@ -238,8 +238,12 @@ pub struct NodeState {
     pub marker_name: Option<String>,
     /// Its number, when it was last raised.
     pub marker_number: u64,
+    /// The file that holds it: inode and time of birth, which no copy has in common with it.
+    pub marker_file: Option<String>,
     /// The number it is being raised to.
     pub marker_pending: u64,
+    /// The file that will hold that.
+    pub pending_file: Option<String>,
     /// Over the present paths of this generation.
     pub digest: Digest,
     /// How many those are.

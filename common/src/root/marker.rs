@@ -1,5 +1,6 @@
 //! The root's marker, `.mirror/id`: a random name by which an unmounted or swapped root is recognised, and a number that is kept in the index
-//! too and raised in both, by which a root restored from a backup is.
+//! too and raised in both, by which a root restored from a backup is. Where the index was restored with it both have the number, and the file that
+//! holds it tells: a copy is another file. Every file of the tree is one then, and would look as if a user had written it again.
 
 use super::{Root, is_full};
 use crate::index::{Index, IndexError};
@@ -10,9 +11,10 @@ use rustix::{
 use std::{
     fs::File,
     io::{self, Read, Write},
+    os::unix::fs::MetadataExt,
     path::PathBuf,
     sync::Arc,
-    time::Duration,
+    time::{Duration, UNIX_EPOCH},
 };
 use tokio::{sync::Mutex, time::Instant};
 
@@ -66,7 +68,7 @@ impl MarkerError {
 }
 
 /// Checks the marker against the index and raises its number in both: index (pending), root, index. Called at every start, and
-/// with the first change after each 10 s. A number that neither the index knows nor was about to write means that the root was restored: the index then
+/// with the first change after each 10 s. A number, or a file that holds it, that neither the index knows nor was about to write means that the root was restored: the index then
 /// says so, and the next look at the log begins a new generation (rule 7). A crash in between leaves one of the two numbers that are accepted.
 pub async fn raise_marker(root: &Arc<Root>, index: &Index) -> Result<(), MarkerError> {
     let file = root.path().join(".mirror/id");
@@ -74,33 +76,43 @@ pub async fn raise_marker(root: &Arc<Root>, index: &Index) -> Result<(), MarkerE
     root_stands(root)?;
     let _lock = lock(root).await.map_err(io)?.ok_or_else(|| MarkerError::Held(file.clone()))?;
     let node = index.node()?;
-    let (name, number) = match (read(root).map_err(io)?, node.marker_name) {
-        (Some((found, _)), Some(known)) if found != known => {
-            return Err(MarkerError::Swapped { path: file, found, known });
+    let (name, number, holder) = match (read(root).map_err(io)?, node.marker_name) {
+        (Some(marker), Some(known)) if marker.name != known => {
+            return Err(MarkerError::Swapped { path: file, found: marker.name, known });
         }
         (None, Some(_)) => return Err(MarkerError::Missing(file)),
-        (Some(marker), _) => marker,
+        (Some(marker), _) => (marker.name, marker.number, marker.holder),
         (None, None) => {
             let name = format!("{:016x}", rand::random::<u64>());
-            write(root, &name, 0).map_err(io)?;
-            (name, 0)
+            let spare = Spare::open(root).map_err(io)?;
+            let holder = spare.holder.clone();
+            spare.write(root, &name, 0).map_err(io)?;
+            (name, 0, holder)
         }
     };
-    let known = name.clone();
+    let spare = Spare::open(root).map_err(io)?;
+    let (known, pending, holds_next) = (name.clone(), spare.holder.clone(), spare.holder.clone());
     let next = index
         .write(move |tx| {
             let node = tx.node_mut();
-            let expected = [node.marker_number, node.marker_pending].contains(&number);
+            let accepted = [
+                (node.marker_number, node.marker_file.take()),
+                (node.marker_pending, node.pending_file.take()),
+            ];
+            let holder = Some(holder);
+            let expected = accepted.iter().any(|known| (known.0, &known.1) == (number, &holder));
             node.restored |= node.marker_name.is_some() && !expected;
             node.marker_name = Some(known);
-            node.marker_pending = node.marker_number.max(number) + 1;
+            (node.marker_number, node.marker_file) = (node.marker_number.max(number), holder);
+            (node.marker_pending, node.pending_file) = (node.marker_number + 1, Some(pending));
             Ok(node.marker_pending)
         })
         .await?;
-    write(root, &name, next).map_err(io)?;
+    spare.write(root, &name, next).map_err(io)?;
     index
         .write(move |tx| {
-            tx.node_mut().marker_number = next;
+            let node = tx.node_mut();
+            (node.marker_number, node.marker_file) = (next, Some(holds_next));
             Ok(())
         })
         .await?;
@@ -131,15 +143,15 @@ fn root_stands(root: &Root) -> Result<(), MarkerError> {
 
 /// Whether the marker is there and is the one the index knows: what a removal needs to be believed.
 pub fn marker_stands(root: &Root, known: Option<&str>) -> bool {
-    matches!((read(root), known), (Ok(Some((found, _))), Some(known)) if found == known)
+    matches!((read(root), known), (Ok(Some(marker)), Some(known)) if marker.name == known)
 }
 
 /// For a command that looks at a root beside the running processes: whether it is the one that the index knows.
 pub fn known_root(root: &Root, index: &Index) -> Result<(), MarkerError> {
     let path = root.path().join(".mirror/id");
     match (read(root).map_err(|error| MarkerError::Io(path.clone(), error))?, index.node()?.marker_name) {
-        (Some((found, _)), Some(known)) if found == known => Ok(()),
-        (Some((found, _)), Some(known)) => Err(MarkerError::Swapped { path, found, known }),
+        (Some(marker), Some(known)) if marker.name == known => Ok(()),
+        (Some(marker), Some(known)) => Err(MarkerError::Swapped { path, found: marker.name, known }),
         (None, _) | (_, None) => Err(MarkerError::Missing(path)),
     }
 }
@@ -160,31 +172,61 @@ async fn lock(root: &Arc<Root>) -> io::Result<Option<File>> {
     }
 }
 
-fn read(root: &Root) -> io::Result<Option<(String, u64)>> {
+/// What the marker's file says, and which file that is.
+struct Marker {
+    name: String,
+    number: u64,
+    holder: String,
+}
+
+fn read(root: &Root) -> io::Result<Option<Marker>> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let mut text = String::new();
-    match fs::openat(root.own_dir(), "id", flags, Mode::empty()) {
-        Ok(file) => File::from(file).take(256).read_to_string(&mut text)?,
+    let file: File = match fs::openat(root.own_dir(), "id", flags, Mode::empty()) {
+        Ok(file) => file.into(),
         Err(Errno::NOENT) => return Ok(None),
         Err(error) => return Err(error.into()),
     };
-    let parsed =
-        text.trim_end().split_once(' ').and_then(|(name, number)| Some((name.into(), number.parse().ok()?)));
+    let (holder, mut text) = (identity(&file)?, String::new());
+    file.take(256).read_to_string(&mut text)?;
+    let parsed = text
+        .trim_end()
+        .split_once(' ')
+        .and_then(|(name, number)| Some(Marker { name: name.into(), number: number.parse().ok()?, holder }));
     parsed.map(Some).ok_or_else(|| io::Error::other("it does not hold a name and a number"))
 }
 
-/// The marker and its predecessor change places, and the predecessor's bytes are written over next time: nothing is needed of a disk that is full.
-fn write(root: &Root, name: &str, number: u64) -> io::Result<()> {
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let mut file: File = fs::openat(root.own_dir(), "id.new", flags, Mode::RUSR | Mode::WUSR)?.into();
-    let text = format!("{name} {number}\n");
-    file.write_all(text.as_bytes())?;
-    file.set_len(text.len() as u64)?;
-    file.sync_all()?;
-    let own = root.own_dir();
-    match fs::renameat_with(own, "id.new", own, "id", RenameFlags::EXCHANGE) {
-        Err(Errno::NOENT) => fs::renameat(own, "id.new", own, "id")?,
-        exchanged => exchanged?,
+/// Which file this is: an inode's number may be given to a copy after the original was removed, so its time of birth goes with it where the file system
+/// knows that. The time of change would not do: a change of owner is no restore.
+fn identity(file: &File) -> io::Result<String> {
+    let meta = file.metadata()?;
+    let born = meta.created().ok().and_then(|born| born.duration_since(UNIX_EPOCH).ok());
+    Ok(format!("{} {}", meta.ino(), born.map_or(0, |born| born.as_nanos())))
+}
+
+/// The file that will be the marker next. It and the one that is change places, and the predecessor's bytes are written over next time: nothing is needed of a disk
+/// that is full.
+struct Spare {
+    file: File,
+    holder: String,
+}
+
+impl Spare {
+    fn open(root: &Root) -> io::Result<Self> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let file: File = fs::openat(root.own_dir(), "id.new", flags, Mode::RUSR | Mode::WUSR)?.into();
+        Ok(Self { holder: identity(&file)?, file })
     }
-    Ok(fs::fsync(own)?)
+
+    fn write(mut self, root: &Root, name: &str, number: u64) -> io::Result<()> {
+        let text = format!("{name} {number}\n");
+        self.file.write_all(text.as_bytes())?;
+        self.file.set_len(text.len() as u64)?;
+        self.file.sync_all()?;
+        let own = root.own_dir();
+        match fs::renameat_with(own, "id.new", own, "id", RenameFlags::EXCHANGE) {
+            Err(Errno::NOENT) => fs::renameat(own, "id.new", own, "id")?,
+            exchanged => exchanged?,
+        }
+        Ok(fs::fsync(own)?)
+    }
 }

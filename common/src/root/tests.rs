@@ -143,3 +143,23 @@ async fn a_missing_or_swapped_marker_halts_and_a_restored_root_is_noticed() {
     assert!(raise_marker(&root, &index).await.unwrap_err().halts());
     assert!(!marker_stands(&root, index.node().unwrap().marker_name.as_deref()));
 }
+
+#[tokio::test]
+async fn a_root_that_was_restored_together_with_its_index_is_noticed() {
+    let (dir, root) = tree();
+    let root = Arc::new(root);
+    let state = tempfile::tempdir().unwrap();
+    let index = Index::open(&state.path().join("index.db")).unwrap();
+    let (marker, copy) = (dir.path().join(".mirror/id"), dir.path().join(".mirror/copy"));
+    raise_marker(&root, &index).await.unwrap();
+    let other_mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+    std::fs::set_permissions(&marker, other_mode).unwrap();
+    raise_marker(&root, &index).await.unwrap();
+    assert!(!index.node().unwrap().restored);
+
+    // The number is the one that the index knows; the file is another one.
+    std::fs::copy(&marker, &copy).unwrap();
+    std::fs::rename(&copy, &marker).unwrap();
+    raise_marker(&root, &index).await.unwrap();
+    assert!(index.node().unwrap().restored);
+}

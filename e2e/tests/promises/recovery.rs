@@ -132,8 +132,10 @@ fn one_content_at_several_paths_is_fetched_once() {
 fn placing_again(files: usize, unfinished: u64) -> Duration {
     let mut mirror = Mirror::idle(&["a", "b"]);
     // As slow as it takes for the kill to come in between.
+    mirror.nodes[0].start_both();
+    mirror.nodes[1].start(Role::Watcher);
     mirror.nodes[1].flags = vec!["--download-limit".into(), (files * 4_000 / 5).to_string()];
-    mirror.nodes.iter_mut().for_each(Node::start_both);
+    mirror.nodes[1].start(Role::Replicator);
     mirror.wait_ready();
     for i in 0..files {
         write(&mirror.nodes[0].path(format!("{}/{i}", i % 20)), &content(&i.to_string(), 4_000));

@@ -1,7 +1,7 @@
 //! What goes wrong, while users go on and between agreements. Every fault is undone before the nodes have to agree.
 
-use crate::world::World;
-use e2e::{Role, copy_folder, put_back};
+use crate::world::{NODES, SMALL, World};
+use e2e::{Link, Role, copy_folder, put_back};
 use rand::{Rng, seq::IndexedRandom};
 use rustix::process::{Pid, Signal, kill_process};
 use std::{
@@ -13,11 +13,21 @@ use std::{
 /// A fault begins with one act in this many.
 const RATE: f64 = 1.0 / 9.0;
 
+/// The longest fault, in acts.
+const LONGEST: u32 = 12;
+/// Events that a trim leaves at most.
+const KEPT: i64 = 40;
+
 /// What has to be undone.
 enum Open {
     Killed(usize, Role),
     Stopped(u32),
     BrokerDown,
+    BrokerStopped,
+    /// A node's connections stay, and nothing passes.
+    HalfOpen(usize),
+    /// What fills the disk of the node that has a small one.
+    Full(PathBuf),
 }
 
 /// The faults of one play.
@@ -69,7 +79,11 @@ impl Faults {
     }
 
     fn broker_is_up(&self) -> bool {
-        !self.open.iter().any(|(_, open)| matches!(open, Open::BrokerDown))
+        !self.open.iter().any(|(_, open)| matches!(open, Open::BrokerDown | Open::BrokerStopped))
+    }
+
+    fn is_linked(&self, node: usize) -> bool {
+        !self.open.iter().any(|(_, open)| matches!(open, Open::HalfOpen(other) if *other == node))
     }
 
     fn is_whole(&self, node: usize, role: Role, world: &mut World) -> bool {
@@ -82,9 +96,9 @@ impl Faults {
     fn begin(&mut self, world: &mut World) {
         let node = world.rng.random_range(0..world.mirror.nodes.len());
         let role = *Role::ALL.choose(&mut world.rng).unwrap();
-        let acts = world.rng.random_range(1..12);
+        let acts = world.rng.random_range(1..LONGEST);
         let name = format!("{} of {}", role.name(), world.mirror.nodes[node].name);
-        match world.rng.random_range(0..10) {
+        match world.rng.random_range(0..16) {
             0..4 if self.is_whole(node, role, world) => {
                 self.say(world, "kill", &name);
                 world.mirror.nodes[node].kill(role);
@@ -102,10 +116,31 @@ impl Faults {
                 self.open.push((acts, Open::BrokerDown));
             }
             8 if self.broker_is_up() => {
+                self.say(world, "broker stopped", "");
+                world.mirror.broker.pause();
+                self.open.push((acts, Open::BrokerStopped));
+            }
+            9 if self.broker_is_up() => {
                 self.say(world, "blobs lost", "");
                 world.mirror.nats().try_lose_blobs();
             }
-            9 if self.broker_is_up() && self.open.is_empty() => self.forget(world),
+            10 | 11 if self.is_linked(node) => {
+                self.say(world, "cut", NODES[node]);
+                world.links[node].cut();
+            }
+            12 if self.is_linked(node) => {
+                self.say(world, "link half open", NODES[node]);
+                world.links[node].set(Link::HalfOpen);
+                self.open.push((acts, Open::HalfOpen(node)));
+            }
+            13 if world.full_disk().is_none() => {
+                if let Some(ballast) = world.fill_disk() {
+                    self.say(world, "disk full", NODES[SMALL]);
+                    self.open.push((acts, Open::Full(ballast)));
+                }
+            }
+            14 if self.broker_is_up() && self.open.is_empty() => self.trim(world),
+            15 if self.broker_is_up() && self.open.is_empty() => self.forget(world),
             _ => {}
         }
     }
@@ -120,31 +155,70 @@ impl Faults {
         world.with_all_paused(|world| {
             world.mirror.broker.kill();
             match copy {
-                Some(copy) => put_back(&copy, &world.mirror.broker.store()),
-                None => fs::remove_dir_all(world.mirror.broker.store()).unwrap(),
+                Some(copy) => {
+                    put_back(&copy, &world.mirror.broker.store());
+                    world.model.went_back();
+                }
+                None => {
+                    fs::remove_dir_all(world.mirror.broker.store()).unwrap();
+                    world.model.forgot();
+                }
             }
             world.mirror.broker.start();
+        });
+    }
+
+    /// The log loses its oldest events, those that a node is behind with among them, and those of paths that nobody has changed since.
+    fn trim(&mut self, world: &mut World) {
+        self.node = None;
+        let keep = world.rng.random_range(1..KEPT);
+        self.say(world, "log trimmed", &format!("to {keep}"));
+        world.with_all_paused(|world| {
+            world.mirror.nats().trim_log(keep);
             world.model.forgot();
+            // Noticed with the next connection.
+            world.links.iter().for_each(|link| _ = link.cut());
         });
     }
 
     /// Between two agreements: all that was written is in the log.
     pub fn between(&mut self, world: &mut World) {
+        let any = world.rng.random_range(0..NODES.len());
+        let node = match &self.node {
+            Some((of, ..)) if world.rng.random_bool(0.5) => *of,
+            _ => any,
+        };
+        world.mirror.nodes[node].stop_both();
+        let distrusts = self.set_back(world, node);
+        if !distrusts {
+            self.keep_node(world, node);
+        }
+        world.mirror.nodes[node].start_both();
+        if distrusts && world.rng.random_bool(0.5) {
+            // What is removed before an index that is new, or is no longer trusted, knows of the file was never there for it.
+            world.model.forgot();
+        } else {
+            world.mirror.wait_ready();
+        }
         if world.rng.random_bool(0.5) {
             self.keep_store(world);
         }
-        let node = world.rng.random_range(0..world.mirror.nodes.len());
-        world.mirror.nodes[node].stop_both();
-        match (world.rng.random_range(0..5), self.node.clone()) {
+    }
+
+    /// A node that does not run loses its index, or is set back to its copy. False: neither.
+    fn set_back(&mut self, world: &mut World, node: usize) -> bool {
+        match (world.rng.random_range(0..6), &self.node) {
             (0, _) => {
-                self.say(world, "index lost", &node.to_string());
+                self.say(world, "index lost", NODES[node]);
                 for name in ["index.db", "index.db-wal", "index.db-shm"] {
                     let _ = fs::remove_file(world.mirror.nodes[node].state().join(name));
                 }
+                true
             }
-            (kind @ 1..=3, Some((of, root, state))) if of == node => {
+            (kind @ 1..=3, Some((of, root, state))) if *of == node => {
+                let (root, state) = (root.clone(), state.clone());
                 let what = ["index restored", "root restored", "root and index restored"][kind - 1];
-                self.say(world, what, &node.to_string());
+                self.say(world, what, NODES[node]);
                 let of = &world.mirror.nodes[node];
                 let _held = world.reader.hold();
                 if kind != 2 {
@@ -153,20 +227,19 @@ impl Faults {
                 if kind != 1 {
                     put_back(&root, &of.root);
                 }
+                true
             }
-            _ => {
-                let (root, state) = (
-                    world.mirror.outside("copies").join("root"),
-                    world.mirror.outside("copies").join("state"),
-                );
-                let of = &world.mirror.nodes[node];
-                copy_anew(&of.root, &root);
-                copy_anew(&of.state(), &state);
-                self.node = Some((node, root, state));
-                world.note(format!("== copies of {node} are kept"));
-            }
+            _ => false,
         }
-        world.mirror.nodes[node].start_both();
+    }
+
+    fn keep_node(&mut self, world: &mut World, node: usize) {
+        let copies = world.mirror.outside("copies");
+        let (root, state) = (copies.join("root"), copies.join("state"));
+        copy_anew(&world.mirror.nodes[node].root, &root);
+        copy_anew(&world.mirror.nodes[node].state(), &state);
+        self.node = Some((node, root, state));
+        world.note(format!("== copies of {} are kept", NODES[node]));
     }
 
     fn keep_store(&mut self, world: &mut World) {
@@ -176,6 +249,7 @@ impl Faults {
         world.mirror.broker.start();
         world.note("== a copy of the store is kept".into());
         self.store = Some(copy);
+        world.model.store_copied();
     }
 }
 
@@ -197,6 +271,19 @@ fn undo(world: &mut World, open: Open) {
         Open::BrokerDown => {
             world.note("== broker started".into());
             world.mirror.broker.start();
+        }
+        Open::BrokerStopped => {
+            world.note("== broker goes on".into());
+            world.mirror.broker.resume();
+        }
+        Open::HalfOpen(node) => {
+            world.note(format!("== the link of {} is good", NODES[node]));
+            world.links[node].set(Link::Good);
+        }
+        Open::Full(ballast) => {
+            world.note("== there is room".into());
+            fs::remove_file(ballast).unwrap();
+            world.start_ended(SMALL);
         }
     }
 }

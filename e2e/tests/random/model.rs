@@ -34,6 +34,10 @@ pub struct Model {
     standing: BTreeSet<Id>,
     /// The log forgot something since the last agreement.
     forgot: bool,
+    /// What stood where at any time since the copy of the broker's store was made that may be put back, that time included.
+    since_copy: BTreeMap<String, BTreeSet<Option<Id>>>,
+    /// That copy was put back since the last agreement.
+    went_back: bool,
 }
 
 impl Model {
@@ -55,22 +59,20 @@ impl Model {
         self.set(path, None);
     }
 
-    /// A user renamed a file to a path where `stood` stood.
-    pub fn rename(&mut self, from: &str, to: &str, stood: Option<Id>) {
-        self.gone(stood);
-        let moved = self.paths.get(from).cloned().unwrap_or_default();
-        let target = self.paths.entry(to.into()).or_default();
-        target.had.extend(&moved.had);
-        target.may = moved.may;
+    /// A user renamed a file with this content to a path where `stood` stood.
+    pub fn rename(&mut self, from: &str, to: &str, id: Id, stood: Option<Id>) {
+        self.write(to, id, stood);
         self.set(from, None);
     }
 
     fn set(&mut self, path: &str, content: Option<Id>) {
-        let known = self.paths.entry(path.into()).or_insert_with(|| {
-            let nothing = BTreeSet::from([None]);
-            Known { may: nothing.clone(), had: nothing }
-        });
-        if is_shared(path) { known.also(content) } else { known.only(content) }
+        let known = self.paths.entry(path.into()).or_insert_with(|| Known { may: nothing(), had: nothing() });
+        if is_shared(path) {
+            known.also(content)
+        } else {
+            known.only(content)
+        }
+        self.since_copy.entry(path.into()).or_insert_with(nothing).insert(content);
     }
 
     fn gone(&mut self, stood: Option<Id>) {
@@ -83,21 +85,40 @@ impl Model {
         self.forgot = true;
     }
 
+    /// The broker's store is copied, at an agreement.
+    pub fn store_copied(&mut self) {
+        let stands = |(path, known): (&String, &Known)| (path.clone(), known.may.clone());
+        self.since_copy = self.paths.iter().map(stands).collect();
+    }
+
+    /// The copy of the store was put back: the log knows nothing of what happened since it was made, and of what stood at a path at any time since,
+    /// the one counts that the nodes can prove to be the newest.
+    pub fn went_back(&mut self) {
+        (self.forgot, self.went_back) = (true, true);
+    }
+
     /// Holds what the nodes agree on against the model, which then takes it for what should be. Answers which contents must be elsewhere: in the
     /// log's history, or in a trash.
     ///
     /// # Errors
     /// The first path that is not as it may be.
     pub fn agree(&mut self, tree: &BTreeMap<String, Id>) -> Result<Vec<Id>, String> {
-        let forgot = std::mem::take(&mut self.forgot);
-        for (path, known) in &self.paths {
+        let (forgot, went_back) = (std::mem::take(&mut self.forgot), std::mem::take(&mut self.went_back));
+        let paths = self.paths.keys().chain(self.since_copy.keys().filter(|_| went_back));
+        let paths: BTreeSet<String> = paths.cloned().collect();
+        for path in &paths {
             let found = tree.get(path).copied();
-            let may = if forgot { &known.had } else { &known.may };
+            let mut may = match self.paths.get(path) {
+                Some(known) if forgot => known.had.clone(),
+                Some(known) => known.may.clone(),
+                None => nothing(),
+            };
+            may.extend(self.since_copy.get(path).filter(|_| went_back).into_iter().flatten());
             if !may.contains(&found) {
                 return Err(format!("{path}: found {found:?}, it may be {may:?}"));
             }
         }
-        if let Some(path) = tree.keys().find(|path| !self.paths.contains_key(*path)) {
+        if let Some(path) = tree.keys().find(|path| !paths.contains(*path)) {
             return Err(format!("{path}: nobody wrote there"));
         }
         let known = |id: &Id| Known { may: BTreeSet::from([Some(*id)]), had: BTreeSet::from([Some(*id)]) };
@@ -107,6 +128,11 @@ impl Model {
         self.standing = here;
         Ok(elsewhere)
     }
+}
+
+/// What stands at a path that nobody has written.
+fn nothing() -> BTreeSet<Option<Id>> {
+    BTreeSet::from([None])
 }
 
 /// Whether several nodes write there.

@@ -9,7 +9,11 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::JoinHandle,
+    time::Instant,
 };
+
+/// A round of reading is followed by a rest of so many times its length: the rest of the machine is for who is tested.
+const REST: u32 = 3;
 
 /// Reads all roots, over and over.
 pub struct Reader {
@@ -27,7 +31,8 @@ impl Reader {
         let (ended, mine, count) = (Arc::clone(&over), Arc::clone(&turn), Arc::clone(&read));
         let thread = std::thread::spawn(move || {
             while !ended.load(Ordering::SeqCst) {
-                let _turn = mine.lock().unwrap_or_else(PoisonError::into_inner);
+                let began = Instant::now();
+                let turn = mine.lock().unwrap_or_else(PoisonError::into_inner);
                 for (own, root) in &roots {
                     for folder in fs::read_dir(root).into_iter().flatten().flatten() {
                         let name = folder.file_name();
@@ -36,6 +41,8 @@ impl Reader {
                         }
                     }
                 }
+                drop(turn);
+                std::thread::sleep(began.elapsed() * REST);
             }
             Ok(())
         });

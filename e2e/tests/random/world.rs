@@ -1,32 +1,39 @@
 //! One play: users, faults, and agreement in between.
 
 use crate::{
-    contents::{Contents, Id, identify},
+    contents::{Contents, Id},
     faults::{Faults, pause},
+    keep_at,
     model::Model,
     reader::Reader,
 };
-use e2e::{LONG, Mirror, Role, Tree};
-use rand::{Rng, SeedableRng, rngs::SmallRng, seq::IndexedRandom};
+use e2e::{LONG, Mirror, Proxy, Role, SOON, SmallDisk, Tree, wait_for, wait_until};
+use rand::{Rng, SeedableRng, rngs::SmallRng};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    io::Write,
-    os::unix::{ffi::OsStrExt, fs::MetadataExt},
+    os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
-    time::Duration,
+    process::{Command, Stdio},
+    thread,
+    time::{Duration, Instant},
 };
+use tempfile::TempDir;
 
 /// The nodes.
-const NODES: [&str; 3] = ["a", "b", "c"];
+pub const NODES: [&str; 3] = ["a", "b", "c"];
+/// The one that has a small disk, where one can be mounted.
+pub const SMALL: usize = 2;
+/// That disk: what one play writes, with its versions in the trash and the index, several times over.
+const DISK: (u64, u64) = (128 << 20, 100_000);
 /// Agreements in one play.
 const ROUNDS: usize = 4;
 /// What users do between two of them.
 const ACTS: usize = 45;
-/// Paths that all nodes write.
-const SHARED: usize = 6;
-/// Contents that are written piece by piece come at this pace.
-const SLOW: Duration = Duration::from_millis(4);
+/// Users rest after one act in so many, at most so many milliseconds: processes get to work on a part of what is done.
+const REST: (u32, u64) = (3, 120);
+/// Lines of the trace that a failure shows.
+const SHOWN: usize = 150;
 
 /// Everything in play.
 pub struct World {
@@ -34,27 +41,56 @@ pub struct World {
     pub rng: SmallRng,
     pub model: Model,
     pub reader: Reader,
-    contents: Contents,
+    /// Between each node and the broker.
+    pub links: Vec<Proxy>,
+    pub contents: Contents,
+    /// A message that is no event was sent since the last agreement.
+    pub poisoned: bool,
     /// What the log was seen to hold at any time.
     logged: BTreeSet<Id>,
-    poisoned: bool,
     trace: Vec<String>,
+    began: Instant,
+    seed: u64,
+    /// What fills the small disk, or did.
+    full: Option<PathBuf>,
+    /// Dropped after the processes that stand on it.
+    disk: Option<SmallDisk>,
+    _disk_at: TempDir,
 }
 
 impl World {
     /// Three nodes that run.
     pub fn new(seed: u64) -> Self {
-        let mirror = Mirror::running(&NODES);
+        let mut mirror = Mirror::idle(&NODES);
+        let disk_at = tempfile::Builder::new().prefix("mirror-disk-").tempdir().unwrap();
+        let disk = SmallDisk::mounted("the full disk of the random test", disk_at.path(), DISK.0, DISK.1);
+        if disk.is_some() {
+            mirror.nodes[SMALL].home = disk_at.path().into();
+            mirror.nodes[SMALL].root = disk_at.path().join("media");
+            fs::create_dir(&mirror.nodes[SMALL].root).unwrap();
+        }
+        let links: Vec<Proxy> = NODES.iter().map(|_| Proxy::to(mirror.broker.port(), seed)).collect();
+        for (node, link) in mirror.nodes.iter_mut().zip(&links) {
+            node.find_broker_at(link.url());
+            node.start_both();
+        }
+        mirror.wait_ready();
         let roots = mirror.nodes.iter().map(|node| (node.name.clone(), node.root.clone())).collect();
         Self {
             mirror,
             rng: SmallRng::seed_from_u64(seed),
             model: Model::default(),
             reader: Reader::start(roots),
+            links,
             contents: Contents::default(),
             logged: BTreeSet::new(),
             poisoned: false,
             trace: Vec::new(),
+            began: Instant::now(),
+            seed,
+            full: None,
+            disk,
+            _disk_at: disk_at,
         }
     }
 
@@ -65,6 +101,7 @@ impl World {
             for _ in 0..ACTS {
                 self.act();
                 faults.step(&mut self);
+                self.rest();
             }
             faults.end(&mut self);
             self.agree();
@@ -78,182 +115,36 @@ impl World {
 
     /// Remembers what happens, for whoever looks at a failure.
     pub fn note(&mut self, what: String) {
-        self.trace.push(what);
+        self.trace.push(format!("{:7.3} {what}", self.began.elapsed().as_secs_f64()));
     }
 
-    // ---- users ------------------------------------------------------------------------------------------------------
-
-    fn act(&mut self) {
-        let node = self.rng.random_range(0..NODES.len());
-        match self.rng.random_range(0..100) {
-            0..30 => self.write(node, false),
-            30..36 => self.write(node, true),
-            36..46 => self.rename(node),
-            46..50 => self.rename_folder(node),
-            50..55 => self.link(node),
-            55..65 => self.remove(node),
-            65..67 => self.remove_folder(node),
-            67..92 => self.write_shared(node),
-            92..98 => self.remove_shared(node),
-            _ => self.poison(),
+    fn rest(&mut self) {
+        if self.rng.random_ratio(1, REST.0) {
+            thread::sleep(Duration::from_millis(self.rng.random_range(1..=REST.1)));
         }
     }
 
-    /// A path in the node's own folder: an old one or a new one.
-    fn own_path(&mut self, node: usize) -> String {
-        let (folder, sub, file) =
-            (self.rng.random_range(0..4), self.rng.random_range(0..3), self.rng.random_range(0..5));
-        match sub {
-            0 => format!("{}/{folder}/{file}", NODES[node]),
-            sub => format!("{}/{folder}/sub{sub}/{file}", NODES[node]),
-        }
+    /// Fills the small disk to the last byte. `None`: there is no small disk.
+    pub fn fill_disk(&mut self) -> Option<PathBuf> {
+        self.full = self.disk.as_ref().map(|disk| disk.fill("ballast"));
+        self.full.clone()
     }
 
-    /// A file that stands in the node's own folder now.
-    fn own_file(&mut self, node: usize) -> Option<String> {
-        let own = Tree::sizes(&self.mirror.nodes[node].path(NODES[node]));
-        let names: Vec<_> = own.0.keys().collect();
-        let name = names.choose(&mut self.rng)?;
-        Some(format!("{}/{}", NODES[node], String::from_utf8_lossy(name)))
+    /// What fills the small disk.
+    pub fn full_disk(&self) -> Option<&Path> {
+        self.full.as_deref().filter(|ballast| ballast.exists())
     }
 
-    fn at(&self, node: usize, path: &str) -> PathBuf {
-        self.mirror.nodes[node].path(path)
-    }
-
-    /// The content that stands at a path of a node.
-    fn stood(&self, node: usize, path: &str) -> Option<Id> {
-        let file = self.at(node, path);
-        let bytes = fs::read(&file).ok()?;
-        Some(identify(&file, &bytes).unwrap_or_else(|torn| panic!("{torn}")))
-    }
-
-    fn write(&mut self, node: usize, slow: bool) {
-        let path = if self.rng.random_bool(0.5) { self.own_file(node) } else { None };
-        let path = path.unwrap_or_else(|| self.own_path(node));
-        let (id, bytes) = self.contents.fresh();
-        let (file, stood) = (self.at(node, &path), self.stood(node, &path));
-        self.note(format!("{} writes {path} = {id}{}", NODES[node], if slow { " slowly" } else { "" }));
-        if fs::create_dir_all(file.parent().unwrap()).is_err() || file.is_dir() {
-            return; // A file stands where a folder should be, or the other way round.
-        }
-        if fs::metadata(&file).is_ok_and(|found| found.nlink() > 1) {
-            // Writing in place would change the file's other names too.
-            self.write_aside(&file, &bytes);
-        } else {
-            let mut out = fs::File::create(&file).unwrap();
-            let pieces = if slow { 8 } else { 1 };
-            e2e::paced(SLOW, bytes.chunks(bytes.len().div_ceil(pieces)), |piece| {
-                out.write_all(piece).unwrap()
-            });
-        }
-        self.model.write(&path, id, stood);
-    }
-
-    /// By a file beside the tree and one rename.
-    fn write_aside(&mut self, file: &Path, bytes: &[u8]) {
-        let aside = self.mirror.outside("aside").join("upload");
-        fs::write(&aside, bytes).unwrap();
-        fs::rename(&aside, file).unwrap();
-    }
-
-    fn rename(&mut self, node: usize) {
-        let (Some(from), to) = (self.own_file(node), self.own_path(node)) else { return };
-        let (source, target) = (self.at(node, &from), self.at(node, &to));
-        let one_file = |a: &Path, b: &Path| match (fs::metadata(a), fs::metadata(b)) {
-            (Ok(a), Ok(b)) => a.ino() == b.ino(),
-            _ => false,
-        };
-        if from == to || one_file(&source, &target) || fs::create_dir_all(target.parent().unwrap()).is_err() {
-            return;
-        }
-        let stood = self.stood(node, &to);
-        self.note(format!("{} renames {from} to {to}", NODES[node]));
-        if fs::rename(source, target).is_ok() {
-            self.model.rename(&from, &to, stood);
-        }
-    }
-
-    fn rename_folder(&mut self, node: usize) {
-        let Some(file) = self.own_file(node) else { return };
-        let from = file.rsplit_once('/').expect("a file in a folder").0.to_owned();
-        let to = format!("{}/moved{}", NODES[node], self.rng.random_range(0..1_000_000));
-        if from == NODES[node] {
-            return;
-        }
-        let files = Tree::sizes(&self.at(node, &from));
-        self.note(format!("{} renames the folder {from} to {to}", NODES[node]));
-        if fs::rename(self.at(node, &from), self.at(node, &to)).is_ok() {
-            for name in files.0.keys().map(|name| String::from_utf8_lossy(name).into_owned()) {
-                self.model.rename(&format!("{from}/{name}"), &format!("{to}/{name}"), None);
+    /// Starts what could not start, or had to end, while its disk was full: as a service manager does.
+    pub fn start_ended(&mut self, node: usize) {
+        for role in Role::ALL {
+            let of = &mut self.mirror.nodes[node];
+            if of.has(role) && !of.process(role).is_running() {
+                let code = of.ended(role, SOON).code();
+                self.note(format!("== {} of {} had ended with {code:?}", role.name(), NODES[node]));
+                self.mirror.nodes[node].start(role);
             }
         }
-    }
-
-    fn link(&mut self, node: usize) {
-        let (Some(from), to) = (self.own_file(node), self.own_path(node)) else { return };
-        let (target, stood) = (self.at(node, &to), self.stood(node, &from));
-        let made = fs::create_dir_all(target.parent().unwrap()).is_ok();
-        if made && fs::hard_link(self.at(node, &from), target).is_ok() {
-            self.note(format!("{} links {from} as {to}", NODES[node]));
-            self.model.link(&to, stood.expect("it was linked"));
-        }
-    }
-
-    fn remove(&mut self, node: usize) {
-        let Some(path) = self.own_file(node) else { return };
-        let stood = self.stood(node, &path);
-        self.note(format!("{} removes {path}", NODES[node]));
-        if fs::remove_file(self.at(node, &path)).is_ok() {
-            self.model.remove(&path, stood);
-        }
-    }
-
-    fn remove_folder(&mut self, node: usize) {
-        let Some(file) = self.own_file(node) else { return };
-        let folder = file.rsplit_once('/').expect("a file in a folder").0.to_owned();
-        if folder == NODES[node] {
-            return;
-        }
-        self.note(format!("{} removes the folder {folder}", NODES[node]));
-        for name in Tree::sizes(&self.at(node, &folder)).0.keys() {
-            let path = format!("{folder}/{}", String::from_utf8_lossy(name));
-            let stood = self.stood(node, &path);
-            if fs::remove_file(self.at(node, &path)).is_ok() {
-                self.model.remove(&path, stood);
-            }
-        }
-        let _ = fs::remove_dir_all(self.at(node, &folder));
-    }
-
-    fn write_shared(&mut self, node: usize) {
-        let path = format!("shared/{}", self.rng.random_range(0..SHARED));
-        self.write_shared_at(node, &path);
-    }
-
-    fn write_shared_at(&mut self, node: usize, path: &str) {
-        let (id, bytes) = self.contents.fresh();
-        let (file, stood) = (self.at(node, path), self.stood(node, path));
-        fs::create_dir_all(file.parent().unwrap()).unwrap();
-        self.note(format!("{} writes {path} = {id} over {stood:?}", NODES[node]));
-        self.write_aside(&file, &bytes);
-        self.model.write(path, id, stood);
-    }
-
-    fn remove_shared(&mut self, node: usize) {
-        let path = format!("shared/{}", self.rng.random_range(0..SHARED));
-        let stood = self.stood(node, &path);
-        if fs::remove_file(self.at(node, &path)).is_ok() {
-            self.note(format!("{} removes {path} = {stood:?}", NODES[node]));
-            self.model.remove(&path, stood);
-        }
-    }
-
-    fn poison(&mut self) {
-        self.note("poison".into());
-        // The broker may be away just now; then there is none this time.
-        self.poisoned |=
-            self.mirror.nats().try_publish("mirror.media.shared.poison", b"{\"v\":1,\"type\":\"added\"}");
     }
 
     // ---- agreement --------------------------------------------------------------------------------------------------
@@ -268,25 +159,20 @@ impl World {
     /// Waits until all nodes agree, and holds that against the model.
     fn agree(&mut self) {
         if std::mem::take(&mut self.poisoned) {
+            // What was sent before this question is in the log before its answer.
+            wait_until(SOON, "the broker's answer", || self.mirror.nats().log_state().is_some());
             let node = self.rng.random_range(0..NODES.len());
             self.write_shared_at(node, "shared/poison");
         }
         self.note("all agree".into());
-        let agreed =
-            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.mirror.wait_agreed(LONG * 2)));
-        let tree = agreed.unwrap_or_else(|panic| {
-            self.tell();
-            std::panic::resume_unwind(panic)
-        });
-        let told = self.hold_against_model(&tree);
-        if let Err(wrong) = told {
-            self.tell();
-            panic!("{wrong}");
-        }
+        let tree = self.mirror.wait_recovered(LONG * 2);
+        self.hold_against_model(&tree).unwrap_or_else(|wrong| panic!("{wrong}"));
         for node in &self.mirror.nodes {
-            let left: Vec<_> =
-                fs::read_dir(node.path(".mirror/tmp")).unwrap().flatten().map(|e| e.path()).collect();
-            assert!(left.is_empty(), "{left:?}");
+            wait_for(SOON, "no temp files", || {
+                let left: Vec<_> =
+                    fs::read_dir(node.path(".mirror/tmp")).unwrap().flatten().map(|e| e.path()).collect();
+                if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
+            });
         }
     }
 
@@ -313,12 +199,6 @@ impl World {
         trash.0.values().filter_map(|hash| self.contents.with_hash(hash)).collect()
     }
 
-    /// Shows what happened, newest last.
-    fn tell(&self) {
-        let from = self.trace.len().saturating_sub(150);
-        self.trace[from..].iter().for_each(|line| eprintln!("  {line}"));
-    }
-
     fn nothing_changes_after_a_restart(&mut self) {
         let (events, tree) = (self.mirror.log().len(), Tree::of(&self.mirror.nodes[0].root));
         self.mirror.nodes.iter_mut().for_each(e2e::Node::stop_both);
@@ -326,7 +206,7 @@ impl World {
         self.mirror.wait_ready();
         // What a scan of the start had to say would come before this.
         self.write_shared_at(0, "shared/last");
-        let mut after = self.mirror.wait_agreed(LONG);
+        let mut after = self.mirror.wait_recovered(LONG);
         after.0.remove(Path::new("shared/last").as_os_str().as_bytes());
         tree.equal(&after).unwrap();
         assert_eq!(self.mirror.log().len(), events + 1, "a restart is no event");
@@ -346,5 +226,22 @@ impl World {
         self.remember_log();
         change(self);
         paused.iter().for_each(|&id| pause(id, false));
+    }
+}
+
+impl Drop for World {
+    /// After a failure: shows what happened, newest last, and keeps what there is to look at.
+    fn drop(&mut self) {
+        if !thread::panicking() {
+            return;
+        }
+        let from = self.trace.len().saturating_sub(SHOWN);
+        self.trace[from..].iter().for_each(|line| eprintln!("  {line}"));
+        let Some(keep) = keep_at(self.seed) else { return };
+        fs::create_dir_all(&keep).unwrap();
+        fs::write(keep.join("trace"), self.trace.join("\n")).unwrap();
+        // The processes still run, so that a copy may miss a file; all of this is only for people.
+        let folders = [self.mirror.dir(), &*self.mirror.nodes[SMALL].home];
+        let _ = Command::new("cp").arg("-a").args(folders).arg(keep).stderr(Stdio::null()).status();
     }
 }
