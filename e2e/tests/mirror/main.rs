@@ -18,6 +18,7 @@ mod limits;
 mod live;
 mod moves;
 mod names;
+mod observe;
 mod parked;
 mod readme;
 mod recovery;
