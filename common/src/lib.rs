@@ -7,6 +7,7 @@ pub mod content;
 pub mod event;
 pub mod exit;
 pub mod hash;
+pub mod http;
 pub mod index;
 pub mod known;
 pub mod limits;
@@ -24,5 +25,6 @@ pub mod status;
 pub mod subject;
 pub mod time;
 pub mod trust;
+pub mod vitals;
 
 pub use exit::error_chain;

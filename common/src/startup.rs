@@ -4,13 +4,16 @@ use crate::{
     blobs::{BlobOptions, NatsBlobs},
     broker::{Broker, BrokerError, Caller, ConnectError, Patience},
     exit::{Exit, Failure, Fault},
+    http::Serving,
     index::{Index, IndexError},
+    limits::RateLimit,
     local_lock::{LocalLock, LockError},
     log::{JetStreamLog, LogOptions},
     nodes::{Identity, NodeBucket, Role, instance_of},
     path::OWN_FOLDER,
     root::{IgnoreError, MarkerError, Root, RootError, raise_marker},
     settings::{Folders, Settings},
+    vitals::Vitals,
 };
 use std::{
     fs, io, os::unix::fs::DirBuilderExt, path::Path, path::PathBuf, pin::Pin, sync::Arc, time::Duration,
@@ -273,9 +276,51 @@ pub fn identity(
     state: &Path,
     role: Role,
     broker: &Broker,
+    http: Option<String>,
 ) -> Result<Identity, StateError> {
     let instance = instance_of(state).map_err(|source| StateError { path: state.into(), source })?;
-    Ok(Identity { node: settings.node.clone(), role, instance, durable: broker.durable() })
+    Ok(Identity { node: settings.node.clone(), role, instance, durable: broker.durable(), http })
+}
+
+/// What a service tells of itself: over HTTP, and to the service manager.
+pub struct Told {
+    /// How it is.
+    pub vitals: Arc<Vitals>,
+    http: Option<Serving>,
+}
+
+impl Told {
+    /// Begins, once the service has what it needs on this machine. `meter`: what its content passes through.
+    pub async fn start(
+        settings: &Settings,
+        role: Role,
+        max_lag: Duration,
+        meter: RateLimit,
+        stop: &CancellationToken,
+    ) -> Result<Self, Failure> {
+        let vitals = Vitals::new(role, max_lag, meter, settings.notify.as_ref(), stop.clone());
+        let vitals = Arc::new(vitals);
+        let http = Serving::start(&settings.http, role, &vitals).await?;
+        vitals.ready();
+        let (stop, stopping) = (stop.clone(), Arc::clone(&vitals));
+        tokio::spawn(async move {
+            stop.cancelled().await;
+            stopping.stopping();
+        });
+        Ok(Self { vitals, http })
+    }
+
+    /// Where its HTTP is, if anywhere.
+    pub fn url(&self) -> Option<String> {
+        self.http.as_ref().map(Serving::url)
+    }
+
+    /// Ends with the service.
+    pub async fn end(self) {
+        if let Some(http) = self.http {
+            http.end().await;
+        }
+    }
 }
 
 /// A token that SIGTERM and SIGINT cancel.

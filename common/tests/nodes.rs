@@ -181,8 +181,13 @@ async fn a_service_asks_for_its_name_until_the_broker_answers_or_it_is_told_to_s
     let bucket = bucket(&server).await;
     let dir = tempfile::tempdir().unwrap();
     let (root, index) = (Root::open(dir.path()).unwrap(), Index::open(&dir.path().join("index.db")).unwrap());
-    let identity =
-        Identity { node: "n".parse().unwrap(), role: Role::Watcher, instance: "one".into(), durable: None };
+    let identity = Identity {
+        node: "n".parse().unwrap(),
+        role: Role::Watcher,
+        instance: "one".into(),
+        durable: None,
+        http: None,
+    };
     let (_changes, connection) = tokio::sync::watch::channel(Connection::default());
     let mut reporter = Reporter::new(connection, identity);
     let stop = CancellationToken::new();

@@ -7,6 +7,7 @@
 
 mod broker;
 mod disk;
+mod http;
 mod mirror;
 mod nats;
 mod node;
@@ -22,6 +23,7 @@ mod writer;
 
 pub use broker::{Broker, Traffic, free_port};
 pub use disk::{Cut, Disk};
+pub use http::{Answer, Http, Samples};
 pub use mirror::Mirror;
 pub use nats::{LogLine, Nats, Spoil, Tap, Transfers};
 pub use node::{Node, Role};

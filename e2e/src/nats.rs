@@ -266,6 +266,26 @@ impl Nats {
             .expect("delete a consumer");
     }
 
+    /// Has the consumer of a node deliver nothing for a minute; it gives signs of life as before. Servers from 2.11 on.
+    pub fn pause_consumer(&self, node: &str) {
+        let until =
+            common::time::Timestamp::from_nanos(common::time::Timestamp::now().nanos() + 60_000_000_000);
+        self.consumer_pause(node, serde_json::json!({ "pause_until": until }));
+    }
+
+    /// Lets it go on.
+    pub fn resume_consumer(&self, node: &str) {
+        self.consumer_pause(node, serde_json::json!({}));
+    }
+
+    fn consumer_pause(&self, node: &str, body: serde_json::Value) {
+        let subject = format!("$JS.API.CONSUMER.PAUSE.{LOG}.replicator-{node}");
+        let asked = self.client.request(subject, body.to_string().into());
+        let answer = self.runtime.block_on(asked).expect("an answer of the broker");
+        let answer: serde_json::Value = serde_json::from_slice(&answer.payload).expect("JSON");
+        assert!(answer["error"].is_null(), "{answer}");
+    }
+
     /// The hashes that a node's replicator asks the others for.
     pub fn wanted(&self, node: &str) -> Vec<String> {
         let Some(list) = self.value(&format!("{node}.wanted")) else { return Vec::new() };

@@ -18,7 +18,7 @@ use std::{
 };
 
 /// Settings that must not leak from who runs the tests into what is tested.
-const FOREIGN: [&str; 12] = [
+const FOREIGN: [&str; 14] = [
     "NATS_URL",
     "NATS_CREDS",
     "NATS_NKEY",
@@ -31,6 +31,8 @@ const FOREIGN: [&str; 12] = [
     "MEDIAMIRROR_NATS_SERVER",
     "MEDIAMIRROR_EMBEDDED_PORT",
     "RUST_LOG",
+    "MEDIAMIRROR_HTTP",
+    "WATCHDOG_USEC",
 ];
 
 /// The two processes of a node.
@@ -123,6 +125,8 @@ impl Node {
         command.args(arguments).arg("--root").arg(&self.root);
         command.args(["--node", &self.name, "--mirror", &self.mirror]);
         FOREIGN.iter().for_each(|name| _ = command.env_remove(name));
+        // The default ports are one for all of this machine; a test that wants HTTP says where.
+        command.env("MEDIAMIRROR_HTTP", "off");
         command.envs(self.environment.iter().map(|(k, v)| (k, v)));
         if let Some(url) = &self.url {
             command.arg("--state").arg(self.state());

@@ -9,7 +9,7 @@ use common::{
     logging,
     path::MediaPath,
     settings::{
-        CommonArgs, DownloadArgs, Environment, Layers, PlaceArgs, ScrubArgs, Settings, WatchArgs,
+        CommonArgs, DownloadArgs, Environment, HealthArgs, Layers, PlaceArgs, ScrubArgs, Settings, WatchArgs,
         parse_duration,
     },
     startup::runtime,
@@ -47,6 +47,8 @@ enum Command {
         place: PlaceArgs,
         #[command(flatten)]
         scrub: ScrubArgs,
+        #[command(flatten)]
+        health: HealthArgs,
     },
     /// Say how all nodes are
     Status {
@@ -149,9 +151,14 @@ pub fn run() -> Result<Exit, Failure> {
 
 async fn dispatch(command: Command, settings: Settings, layers: Layers) -> Result<Exit, Failure> {
     match command {
-        Command::Run { transfer, place, scrub } => {
-            let scrub = scrub.resolve(&layers)?;
-            commands::run(settings, transfer.resolve(&layers)?, place.resolve(&layers)?, scrub).await
+        Command::Run { transfer, place, scrub, health } => {
+            let run = commands::Run {
+                transfer: transfer.resolve(&layers)?,
+                place: place.resolve(&layers)?,
+                scrub: scrub.resolve(&layers)?,
+                max_lag: health.resolve(&layers)?,
+            };
+            commands::run(settings, run).await
         }
         Command::Status { json } => status::command(&settings, None, json).await,
         Command::Log { window, path, follow, json } => {

@@ -7,15 +7,20 @@ use crate::{
     service::{Service, ServiceError},
 };
 use common::{
+    blobs::NatsBlobs,
+    broker::Broker,
     exit::{Exit, Failure, Fault},
     limits::RateLimit,
+    log::JetStreamLog,
     nodes::{ReportError, Reporter, Role},
     root::Ownership,
     settings::{self, PlaceSettings, ScrubSettings, Settings, TransferSettings},
-    startup::{Local, Stores, connect_service, identity, stop_on_signals},
+    startup::{Local, Stores, Told, connect_service, identity, stop_on_signals},
     trust::Gate,
+    vitals::probe,
 };
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
+use tokio_util::sync::CancellationToken;
 
 impl Fault for ServiceError {
     fn exit(&self) -> Exit {
@@ -35,13 +40,16 @@ impl Fault for ServiceError {
     }
 }
 
-pub async fn run(
-    settings: Settings,
-    transfer: TransferSettings,
-    place: PlaceSettings,
-    scrub: ScrubSettings,
-) -> Result<Exit, Failure> {
-    let owner = match &place.owner {
+/// What `run` was told.
+pub struct Run {
+    pub transfer: TransferSettings,
+    pub place: PlaceSettings,
+    pub scrub: ScrubSettings,
+    pub max_lag: Duration,
+}
+
+pub async fn run(settings: Settings, run: Run) -> Result<Exit, Failure> {
+    let owner = match &run.place.owner {
         Some(owner) => {
             let (uid, gid) = owner.look_up()?;
             Some(Ownership { uid, gid })
@@ -50,41 +58,63 @@ pub async fn run(
     };
     let stop = stop_on_signals().map_err(|error| Failure::new(Exit::Failed, error))?;
     let local = Local::open(&settings, Role::Replicator, Some(&stop)).await?;
-    let Some(broker) = connect_service(&settings, Role::Replicator, &stop).await? else {
+    let limit = RateLimit::new(run.transfer.limit.map(|size| size.bytes()));
+    let told = Told::start(&settings, Role::Replicator, run.max_lag, limit.clone(), &stop).await?;
+    let waiting = told.vitals.while_waiting(connect_service(&settings, Role::Replicator, &stop));
+    let Some(broker) = waiting.await? else {
         return Ok(Exit::Done);
     };
+    told.vitals.connected_by(broker.connection());
+    let begin = begin(&settings, &run, &local, &broker, &told, (limit, owner), &stop);
     let done = async {
-        let Some(stores) = Stores::open(&broker, &settings, &stop).await? else { return Ok(Exit::Done) };
-        let identity = identity(&settings, &local.state, Role::Replicator, &broker)?;
-        let mut reporter = Reporter::new(broker.connection(), identity);
-        let claim = reporter.claim(stores.nodes, &local.index, &local.root, &stop);
-        if !claim.await.map_err(ServiceError::from)? {
-            return Ok(Exit::Done);
-        }
-        let node = Node::new(Parts {
-            root: Arc::clone(&local.root),
-            index: local.index.clone(),
-            log: stores.log,
-            blobs: stores.blobs,
-            name: settings.node.clone(),
-            download_limit: RateLimit::new(transfer.limit.map(|size| size.bytes())),
-            owner,
-            removals: match place.removals {
-                settings::Removals::Trash => Removals::Trash,
-                settings::Removals::Delete => Removals::Delete,
-                settings::Removals::Ignore => Removals::Ignore,
-            },
-            min_free: place.min_free,
-            state_dir: local.state.clone(),
-            gate: Gate::new(broker.connection(), Stores::keeper(&broker, &settings)),
-        });
+        let Some((node, reporter)) = told.vitals.while_waiting(begin).await? else { return Ok(Exit::Done) };
         tracing::info!(root = %local.root.path().display(), mirror = %settings.mirror, node = %settings.node, "replicating");
-        let service = Service::new(node, transfer.transfers, u64::from(place.trash_days));
-        let _scrub = scrub::start(&service, scrub, &stop);
+        let _probe = probe::start(&told.vitals, node.log.clone());
+        let service = Service::new(node, run.transfer.transfers, u64::from(run.place.trash_days));
+        let _scrub = scrub::start(&service, run.scrub, &stop);
         service.run(reporter, stop.clone()).await?;
         Ok(Exit::Done)
     }
     .await;
+    told.end().await;
     broker.shutdown().await;
     done
+}
+
+/// What the service needs of the broker. `None`: it was told to stop.
+async fn begin(
+    settings: &Settings,
+    run: &Run,
+    local: &Local,
+    broker: &Broker,
+    told: &Told,
+    (download_limit, owner): (RateLimit, Option<Ownership>),
+    stop: &CancellationToken,
+) -> Result<Option<(Node<JetStreamLog, NatsBlobs>, Reporter)>, Failure> {
+    let Some(stores) = Stores::open(broker, settings, stop).await? else { return Ok(None) };
+    let identity = identity(settings, &local.state, Role::Replicator, broker, told.url())?;
+    let mut reporter = Reporter::new(broker.connection(), identity);
+    let claim = reporter.claim(stores.nodes, &local.index, &local.root, stop);
+    if !claim.await.map_err(ServiceError::from)? {
+        return Ok(None);
+    }
+    let node = Node::new(Parts {
+        root: Arc::clone(&local.root),
+        index: local.index.clone(),
+        log: stores.log,
+        blobs: stores.blobs,
+        name: settings.node.clone(),
+        download_limit,
+        owner,
+        removals: match run.place.removals {
+            settings::Removals::Trash => Removals::Trash,
+            settings::Removals::Delete => Removals::Delete,
+            settings::Removals::Ignore => Removals::Ignore,
+        },
+        min_free: run.place.min_free,
+        state_dir: local.state.clone(),
+        gate: Gate::new(broker.connection(), Stores::keeper(broker, settings)),
+        vitals: Arc::clone(&told.vitals),
+    });
+    Ok(Some((node, reporter)))
 }

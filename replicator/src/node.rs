@@ -22,6 +22,7 @@ use common::{
     root::{MarkerClock, MarkerError, Ownership, RenameError, Root, is_full},
     settings::MinFree,
     trust::{Gate, Session, TrustError},
+    vitals::Vitals,
 };
 use std::{
     io,
@@ -54,6 +55,7 @@ pub struct Node<L, B> {
     pub replacing: Arc<Replacing>,
     pub claims: Arc<Claims>,
     pub space: Space,
+    pub vitals: Arc<Vitals>,
     /// This run of the process, by which its intents are known.
     pub run: String,
     state_dir: PathBuf,
@@ -75,6 +77,7 @@ pub struct Parts<L, B> {
     pub min_free: MinFree,
     pub state_dir: PathBuf,
     pub gate: Gate,
+    pub vitals: Arc<Vitals>,
 }
 
 /// Why an event could not be applied. Nothing of it is in the tree, or an intent stands that finishes it.
@@ -170,6 +173,27 @@ impl ApplyError {
         }
     }
 
+    /// What was being done, and why it failed, for metrics.
+    pub fn label(&self) -> (&'static str, &'static str) {
+        match self {
+            Self::SessionOver => ("log", "session_over"),
+            Self::Log(error) => ("log", error.label()),
+            Self::Blob(error) => ("fetch", error.label()),
+            Self::WrongContent(_) => ("fetch", "wrong_content"),
+            Self::NoRoom(_) => ("fetch", "no_room"),
+            Self::Index(_) if self.is_full() => ("index", "no_room"),
+            Self::Index(_) => ("index", "failed"),
+            Self::Marker(_) => ("root", "marker"),
+            Self::Held => ("plan", "held"),
+            Self::Disk(_) | Self::Rename(_) | Self::Resolve(_) if self.is_full() => ("place", "no_room"),
+            Self::Disk(_) | Self::Rename(RenameError::Io(_)) => ("place", "io"),
+            Self::Changing => ("place", "changing"),
+            Self::Placing => ("place", "watcher"),
+            Self::InTheWay(_) | Self::Rename(_) => ("place", "in_the_way"),
+            Self::Resolve(_) => ("place", "intent"),
+        }
+    }
+
     /// The disk under the root, or the one under the index, refused for want of room, or a quota did.
     pub fn is_full(&self) -> bool {
         match self {
@@ -217,6 +241,7 @@ impl<L: EventLog, B: BlobStore> Node<L, B> {
             large: Arc::new(Semaphore::new(LARGE_FILES)),
             replacing: Arc::default(),
             claims: Arc::default(),
+            vitals: parts.vitals,
             run: format!("{:016x}", rand::random::<u64>()),
             state_dir: parts.state_dir,
             gate: parts.gate,

@@ -1,6 +1,7 @@
 //! The replicator's loop: it picks what happens next, and hands each event to [`work`](crate::work).
 
 mod asked;
+mod told;
 
 use crate::{
     apply::Outcome,
@@ -25,7 +26,7 @@ use common::{
     trust::Session,
 };
 use std::{
-    collections::{BTreeSet, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -116,6 +117,8 @@ pub struct Service<L: EventLog, B> {
     /// Where the log ends, as far as that matters to what is read of it.
     log_end: Version,
     outstanding: HashMap<Version, Arc<DeliveryOf<L>>>,
+    /// When each event that is not applied yet was taken.
+    taken: BTreeMap<Version, Instant>,
     check: Option<Check>,
     /// The broker was away, or the process was, since the log was read through.
     unchecked: bool,
@@ -157,6 +160,7 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
             reads: JoinSet::new(),
             log_end: Version::ZERO,
             outstanding: HashMap::new(),
+            taken: BTreeMap::new(),
             check: None,
             unchecked: true,
             upkeep: JoinSet::new(),
@@ -248,6 +252,7 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
         self.again.clear();
         self.unchecked |= self.check.take().is_some();
         self.outstanding.clear();
+        self.taken.clear();
         self.room.forget_all_but(STATE_DISK);
         self.reads.abort_all();
         self.reads.detach_all();
@@ -329,6 +334,7 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
         let delivery = Arc::new(delivery);
         let logged = delivery.logged().clone();
         self.tracker.begin(logged.version);
+        self.taken.entry(logged.version).or_insert_with(Instant::now);
         self.outstanding.insert(logged.version, Arc::clone(&delivery));
         self.fresh.push_back(Item::new(logged, Some(delivery)));
     }
@@ -369,6 +375,7 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
     fn take_again(&mut self, events: Vec<Logged>) {
         for logged in events {
             self.tracker.begin(logged.version);
+            self.taken.entry(logged.version).or_insert_with(Instant::now);
             self.again.push_back(Item::new(logged, None));
         }
     }
@@ -537,6 +544,8 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
             self.tracker.end(Landmark { version: item.logged.version, subject, event });
         }
         self.outstanding.remove(&item.logged.version);
+        self.taken.remove(&item.logged.version);
+        self.node.vitals.got_done();
         if let Some(delivery) = &item.delivery {
             delivery.acknowledge().await;
         }
@@ -546,7 +555,9 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
         let Ok(event) = &item.logged.event else { return };
         let (version, path, elapsed_ms) = (item.logged.version, &event.path, took.as_millis());
         let bytes = event.added.map(|added| added.size);
-        let latency_ms = (Timestamp::now().seconds_since(event.detected) * 1000.0).max(0.0).round();
+        let latency = Timestamp::now().seconds_since(event.detected).max(0.0);
+        let latency_ms = (latency * 1000.0).round();
+        self.count(outcome, latency);
         match outcome {
             Outcome::Placed { fetched } => {
                 tracing::info!(%version, %path, bytes, fetched, elapsed_ms, latency_ms, from = %event.node, "placed");
@@ -603,14 +614,14 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
             self.wanted_changed = false;
             reporter.want(self.wanted_list());
         }
-        let progress = Progress {
+        let progress = self.tell(Progress {
             state: self.state(),
             head: self.session.as_ref().map(|session| session.log.last),
             version: Some(self.tracker.version().0),
             beyond: self.tracker.beyond(),
             pending: self.pending(),
             last_error: self.room.reason().or_else(|| self.last_error.clone()),
-        };
+        });
         reporter.write(&self.node.index, &self.node.root, progress).await?;
         Ok(())
     }

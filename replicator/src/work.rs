@@ -81,7 +81,10 @@ pub async fn try_once<L: EventLog, B: BlobStore, D>(
     let logged = &item.logged;
     let event = match &logged.event {
         Ok(event) => event,
-        Err(invalid) => return park(node, session, item, invalid.to_string(), true).await,
+        Err(invalid) => {
+            node.vitals.metrics.failed("decode", "invalid", false);
+            return park(node, session, item, invalid.to_string(), true).await;
+        }
     };
     let applied = match &item.repair {
         None => apply(node, session, logged, event).await,
@@ -102,6 +105,8 @@ pub async fn try_once<L: EventLog, B: BlobStore, D>(
     };
     let reason = error_chain(&error);
     let next = error.next(event.sha256);
+    let (stage, why) = error.label();
+    node.vitals.metrics.failed(stage, why, !matches!(next, Next::Park | Next::Hold | Next::Halt));
     let want = match next {
         Next::Want(content) => Some(content),
         _ => None,

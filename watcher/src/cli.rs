@@ -6,7 +6,7 @@ use common::{
     exit::{Exit, Failure},
     logging,
     nodes::Role,
-    settings::{CommonArgs, Environment, Layers, Settings, UploadArgs, WatchArgs},
+    settings::{CommonArgs, Environment, HealthArgs, Layers, Settings, UploadArgs, WatchArgs},
     startup::runtime,
     status,
 };
@@ -28,6 +28,8 @@ enum Command {
         transfer: UploadArgs,
         #[command(flatten)]
         watch: WatchArgs,
+        #[command(flatten)]
+        health: HealthArgs,
     },
     /// Publish what changed since the last time, once
     Scan {
@@ -62,8 +64,9 @@ pub fn run() -> Result<Exit, Failure> {
 
 async fn dispatch(command: Command, settings: Settings, layers: Layers) -> Result<Exit, Failure> {
     match command {
-        Command::Run { transfer, watch } => {
-            commands::run(settings, transfer.resolve(&layers)?, watch.resolve(&layers)?).await
+        Command::Run { transfer, watch, health } => {
+            let (transfer, watch) = (transfer.resolve(&layers)?, watch.resolve(&layers)?);
+            commands::run(settings, transfer, watch, health.resolve(&layers)?).await
         }
         Command::Scan { transfer, watch } => {
             commands::scan(settings, transfer.resolve(&layers)?, watch.resolve(&layers)?).await

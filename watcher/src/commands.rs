@@ -15,9 +15,11 @@ use common::{
     root::IgnoreRules,
     settings::{Settings, TransferSettings, WatchSettings},
     startup::{
-        Local, Stores, connect_command, connect_service, identity, index_of, is_running, stop_on_signals,
+        Local, Stores, Told, connect_command, connect_service, identity, index_of, is_running,
+        stop_on_signals,
     },
     trust::Gate,
+    vitals::{Vitals, probe},
 };
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use std::{
@@ -46,18 +48,19 @@ impl Fault for ServiceError {
     }
 }
 
-fn ground(local: &Local, watch: &WatchSettings) -> Result<Ground, Failure> {
+fn ground(local: &Local, watch: &WatchSettings, vitals: Arc<Vitals>) -> Result<Ground, Failure> {
     Ok(Ground {
         root: Arc::clone(&local.root),
         index: local.index.clone(),
         rules: Rules::new(IgnoreRules::read(local.root.path(), &watch.ignore)?),
         patterns: watch.ignore.clone(),
+        vitals,
     })
 }
 
 fn node(
     settings: &Settings,
-    transfer: &TransferSettings,
+    upload_limit: RateLimit,
     local: &Local,
     rules: Rules,
     broker: &Broker,
@@ -69,7 +72,7 @@ fn node(
         log,
         blobs,
         name: settings.node.clone(),
-        upload_limit: RateLimit::new(transfer.limit.map(|size| size.bytes())),
+        upload_limit,
         rules,
         state_dir: local.state.clone(),
         gate: Gate::new(broker.connection(), Stores::keeper(broker, settings)),
@@ -80,29 +83,35 @@ pub async fn run(
     settings: Settings,
     transfer: TransferSettings,
     watch: WatchSettings,
+    max_lag: Duration,
 ) -> Result<Exit, Failure> {
     IgnoreRules::new(&watch.ignore, None)?;
     let stop = stop_on_signals().map_err(|error| Failure::new(Exit::Failed, error))?;
     let local = Local::open(&settings, Role::Watcher, Some(&stop)).await?;
-    let ground = ground(&local, &watch)?;
+    let limit = RateLimit::new(transfer.limit.map(|size| size.bytes()));
+    let told = Told::start(&settings, Role::Watcher, max_lag, limit.clone(), &stop).await?;
+    let ground = ground(&local, &watch, Arc::clone(&told.vitals))?;
     let rules = ground.rules.clone();
     // Kept apart, so that it is left in order also when it was reached and not yet of use.
-    let reached = OnceLock::new();
+    let (reached, probing) = (OnceLock::new(), OnceLock::new());
     let connect = async {
         let Some(broker) = connect_service(&settings, Role::Watcher, &stop).await? else { return Ok(None) };
         let broker = reached.get_or_init(|| broker);
+        told.vitals.connected_by(broker.connection());
         let Some(stores) = Stores::open(broker, &settings, &stop).await? else { return Ok(None) };
-        let identity = identity(&settings, &local.state, Role::Watcher, broker)?;
+        let identity = identity(&settings, &local.state, Role::Watcher, broker, told.url())?;
         let mut reporter = Reporter::new(broker.connection(), identity);
         let claim = reporter.claim(stores.nodes, &local.index, &local.root, &stop);
         if !claim.await.map_err(ServiceError::from)? {
             return Ok(None);
         }
-        let node = node(&settings, &transfer, &local, rules, broker, (stores.log, stores.blobs));
+        probing.get_or_init(|| probe::start(&told.vitals, stores.log.clone()));
+        let node = node(&settings, limit, &local, rules, broker, (stores.log, stores.blobs));
         Ok(Some(Online { node, reporter }))
     };
     tracing::info!(root = %local.root.path().display(), mirror = %settings.mirror, node = %settings.node, "watching");
     let ended = Service::new(ground, Mode::Run, transfer.transfers).run(connect, stop.clone()).await;
+    told.end().await;
     if let Some(broker) = reached.get() {
         broker.shutdown().await;
     }
@@ -117,7 +126,10 @@ pub async fn scan(
     IgnoreRules::new(&watch.ignore, None)?;
     let stop = stop_on_signals().map_err(|error| Failure::new(Exit::Failed, error))?;
     let local = Local::open(&settings, Role::Watcher, None).await?;
-    let ground = ground(&local, &watch)?;
+    let limit = RateLimit::new(transfer.limit.map(|size| size.bytes()));
+    // Nobody asks how a pass is: it tells by its end.
+    let vitals = Vitals::new(Role::Watcher, Duration::MAX, limit.clone(), None, stop.clone());
+    let ground = ground(&local, &watch, Arc::new(vitals))?;
     let broker = connect_command(&settings, "watcher-scan").await?;
     let (found, done) = (Arc::new(Tally::default()), Arc::new(Tally::default()));
     let bar = Bar::show(Arc::clone(&found), Arc::clone(&done));
@@ -125,10 +137,10 @@ pub async fn scan(
         let Some(stores) = Stores::open(&broker, &settings, &stop).await? else {
             return Ok((Summary::default(), false));
         };
-        let identity = identity(&settings, &local.state, Role::Watcher, &broker)?;
+        let identity = identity(&settings, &local.state, Role::Watcher, &broker, None)?;
         let reporter = Reporter::new(broker.connection(), identity);
         let rules = ground.rules.clone();
-        let node = node(&settings, &transfer, &local, rules, &broker, (stores.log, stores.blobs));
+        let node = node(&settings, limit, &local, rules, &broker, (stores.log, stores.blobs));
         let lost = give_up_on(&broker, &stop);
         let connected = std::future::ready(Ok(Some(Online { node, reporter })));
         let service = Service::new(ground, Mode::Scan { found, done }, transfer.transfers);

@@ -145,6 +145,20 @@ impl PublishError {
         matches!(error, BrokerError::Timeout { .. })
     }
 
+    /// What was being done, and why it failed, for metrics.
+    pub fn label(&self) -> (&'static str, &'static str) {
+        match self {
+            Self::SessionOver => ("log", "session_over"),
+            Self::Log(error) => ("publish", error.label()),
+            Self::Blob { source, .. } => ("upload", source.label()),
+            Self::Disk { .. } => ("read", "io"),
+            Self::Index(error) if error.is_full() => ("index", "no_room"),
+            Self::Index(_) => ("index", "failed"),
+            Self::Marker(_) => ("root", "marker"),
+            Self::Resolve(_) => ("read", "intent"),
+        }
+    }
+
     /// What the loop does next.
     pub fn next(&self) -> Next {
         let broker = |error: &BrokerError| match error {

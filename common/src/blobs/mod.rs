@@ -39,6 +39,18 @@ pub enum BlobError {
     Broker(#[from] BrokerError),
 }
 
+impl BlobError {
+    /// In one word, for metrics.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Missing(_) => "missing",
+            Self::Damaged { .. } => "damaged",
+            Self::Source(_) => "source",
+            Self::Broker(error) => error.label(),
+        }
+    }
+}
+
 /// The bytes of a large upload as they are read: chunks of exactly [`BlobStore::chunk_size`] but for the last, and at their end the hash of all.
 pub struct Source {
     /// The chunks; closed after the last.

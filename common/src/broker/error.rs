@@ -56,6 +56,18 @@ pub enum BrokerError {
 }
 
 impl BrokerError {
+    /// In one word, for metrics.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Timeout { .. } => "timeout",
+            Self::Away { .. } => "away",
+            Self::Absent { .. } => "absent",
+            Self::Full { .. } => "no_room",
+            Self::Refused { .. } => "refused",
+            Self::Answer { .. } => "answer",
+        }
+    }
+
     /// True when the broker says that it has no room. Servers that say nothing then are taken to be away.
     pub fn is_full(&self) -> bool {
         matches!(self, Self::Full { .. })

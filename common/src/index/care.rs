@@ -182,6 +182,15 @@ impl Index {
             Ok(query.query_row([], scrub_from).optional()?.unwrap_or_default())
         })
     }
+
+    /// When `verify` last found nothing that differs.
+    pub fn verified(&self) -> Result<Option<Timestamp>, IndexError> {
+        self.read(|conn| {
+            let mut query = conn.prepare_cached("SELECT ended FROM verified WHERE id = 0")?;
+            let ended: Option<i64> = query.query_row([], |row| row.get(0)).optional()?;
+            Ok(ended.map(|nanos| Timestamp::from_nanos(i128::from(nanos))))
+        })
+    }
 }
 
 impl Tx<'_> {
@@ -282,6 +291,14 @@ impl Tx<'_> {
     /// A blob is whole in the store, or nobody's business any more.
     pub fn want_no_more(&mut self, content: ContentHash) -> Result<(), IndexError> {
         self.conn.prepare_cached("DELETE FROM wanted WHERE sha256 = ?1")?.execute(params![content.raw()])?;
+        Ok(())
+    }
+
+    /// `verify` has found nothing that differs.
+    pub fn set_verified(&mut self, ended: Timestamp) -> Result<(), IndexError> {
+        self.conn
+            .prepare_cached("INSERT OR REPLACE INTO verified (id, ended) VALUES (0, ?1)")?
+            .execute([nanos(ended)])?;
         Ok(())
     }
 

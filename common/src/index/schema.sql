@@ -183,3 +183,9 @@ CREATE TABLE scrub (
     files     INTEGER NOT NULL,  -- rows passed in the pass under way
     rotten    INTEGER NOT NULL   -- of them found rotten
 ) STRICT;
+
+-- One row once it happened: when `verify` last found nothing that differs.
+CREATE TABLE verified (
+    id     INTEGER PRIMARY KEY CHECK (id = 0),
+    ended  INTEGER NOT NULL
+) STRICT;

@@ -292,9 +292,9 @@ async fn placing_an_event_again_renews_the_stat_of_its_row_and_of_no_other() {
 }
 
 #[tokio::test]
-async fn the_scrub_and_the_list_of_wanted_blobs_survive_reopening() {
+async fn the_scrub_the_last_verify_and_the_list_of_wanted_blobs_survive_reopening() {
     let (dir, index) = open();
-    assert_eq!(index.scrub().unwrap(), Scrub::default());
+    assert_eq!((index.scrub().unwrap(), index.verified().unwrap()), (Scrub::default(), None));
     let at = |second: i128| Timestamp::from_nanos(second * 1_000_000_000);
     let scrub = Scrub {
         position: Some(path("a/b")),
@@ -307,6 +307,8 @@ async fn the_scrub_and_the_list_of_wanted_blobs_survive_reopening() {
     index
         .write(move |tx| {
             tx.set_scrub(&stored)?;
+            tx.set_verified(at(1))?;
+            tx.set_verified(at(5))?;
             tx.want(content, 4)?;
             tx.want(content, 4)
         })
@@ -314,7 +316,7 @@ async fn the_scrub_and_the_list_of_wanted_blobs_survive_reopening() {
         .unwrap();
     drop(index);
     let index = Index::open(&dir.path().join("index.db")).unwrap();
-    assert_eq!(index.scrub().unwrap(), scrub);
+    assert_eq!((index.scrub().unwrap(), index.verified().unwrap()), (scrub, Some(at(5))));
     let wanted: Vec<_> = index.wanted().unwrap().iter().map(|blob| (blob.content, blob.size)).collect();
     assert_eq!(wanted, [(content, 4)]);
     index.write(move |tx| tx.want_no_more(content)).await.unwrap();

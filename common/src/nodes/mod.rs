@@ -70,15 +70,22 @@ pub enum NodeRunState {
     Stopping,
 }
 
-impl fmt::Display for NodeRunState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
+impl NodeRunState {
+    /// As in records.
+    pub fn as_str(self) -> &'static str {
+        match self {
             Self::Starting => "starting",
             Self::Syncing => "syncing",
             Self::Ready => "ready",
             Self::Degraded => "degraded",
             Self::Stopping => "stopping",
-        })
+        }
+    }
+}
+
+impl fmt::Display for NodeRunState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
     }
 }
 

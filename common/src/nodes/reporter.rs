@@ -34,6 +34,8 @@ pub struct Identity {
     pub instance: String,
     /// What is known of the broker's durability.
     pub durable: Option<bool>,
+    /// Where its HTTP is, if anywhere.
+    pub http: Option<String>,
 }
 
 /// What the loop knows of itself.
@@ -207,7 +209,7 @@ impl Reporter {
             files: node.files,
             bytes: node.bytes,
             disk_free: root.disk_free().ok(),
-            http: None,
+            http: self.identity.http.clone(),
             build: env!("CARGO_PKG_VERSION").into(),
             durable: self.identity.durable,
             store: "nats".into(),

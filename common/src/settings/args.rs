@@ -27,6 +27,12 @@ pub struct CommonArgs {
     /// How log lines look: text or json [default: text on a terminal, else json]
     #[arg(long, value_name = "FORMAT", global = true)]
     pub log_format: Option<String>,
+    /// Where a service answers HTTP, or off [default: 127.0.0.1:7420 (watcher), 127.0.0.1:7421 (replicator)]
+    #[arg(long, value_name = "ADDR|off", global = true)]
+    pub http: Option<String>,
+    /// A file with tokens, one a line, of which HTTP requests must bear one; needed for other addresses than loopback
+    #[arg(long, value_name = "FILE", global = true)]
+    pub http_token_file: Option<PathBuf>,
     /// A NATS credentials file
     #[arg(long, value_name = "FILE", global = true)]
     pub creds: Option<PathBuf>,

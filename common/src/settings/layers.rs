@@ -11,15 +11,18 @@ use std::{
 };
 
 /// Every setting: the flag `--<name>`, the variable `MEDIAMIRROR_<NAME>`, the key in the file, and the nats CLI's variable.
-const KEYS: [(&str, Option<&str>); 26] = [
+const KEYS: [(&str, Option<&str>); 29] = [
     ("config", None),
     ("context", Some("NATS_CONTEXT")),
     ("creds", Some("NATS_CREDS")),
     ("download-limit", None),
     ("durable-blobs", None),
     ("history", None),
+    ("http", None),
+    ("http-token-file", None),
     ("ignore", None),
     ("log-format", None),
+    ("max-lag", None),
     ("min-free", None),
     ("mirror", None),
     ("nats-url", Some("NATS_URL")),

@@ -5,6 +5,7 @@
 
 mod args;
 mod error;
+mod http;
 mod layers;
 mod min_free;
 mod nats;
@@ -12,6 +13,7 @@ mod units;
 
 pub use args::{CommonArgs, DownloadArgs, PlaceArgs, ScrubArgs, UploadArgs, WatchArgs};
 pub use error::SettingsError;
+pub use http::{HealthArgs, HttpSettings, Listen, NotifySettings};
 pub use layers::{Environment, Layers, Level, Origin};
 pub use min_free::{InvalidMinFree, MinFree};
 pub use nats::{Auth, NatsSettings, Secret, Server, Tls};
@@ -87,6 +89,10 @@ pub struct Settings {
     pub store: StoreSettings,
     /// Logging.
     pub log: LogSettings,
+    /// Where services answer HTTP.
+    pub http: HttpSettings,
+    /// Who wants to hear how a service is.
+    pub notify: Option<NotifySettings>,
 }
 
 /// The folders of a node, for commands that need them.
@@ -142,6 +148,8 @@ impl CommonArgs {
         let filter = layers.environment().get("RUST_LOG").map(|text| text.to_string_lossy().into_owned());
         Ok(Settings {
             nats: NatsSettings::resolve(self, layers, &base)?,
+            http: HttpSettings::resolve(layers, self.http.as_deref(), self.http_token_file.as_deref())?,
+            notify: NotifySettings::of(layers.environment()),
             mirror,
             node,
             root,

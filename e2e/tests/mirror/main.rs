@@ -14,6 +14,7 @@ mod limits;
 mod live;
 mod moves;
 mod names;
+mod observe;
 mod readme;
 mod refusals;
 mod rules;

@@ -45,6 +45,7 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
                 }
                 Noticed::FolderGone(path) => self.folder_gone(&path, now)?,
                 Noticed::Overflow => {
+                    self.vitals.metrics.overflowed();
                     tracing::warn!("the kernel's queue of changes was full; scanning the whole tree");
                     self.rescan = true;
                 }

@@ -30,6 +30,7 @@ use common::{
     path::MediaPath,
     root::Root,
     trust::Session,
+    vitals::Vitals,
 };
 use outbox::Outbox;
 use pause::Pause;
@@ -121,6 +122,7 @@ pub struct Ground {
     pub rules: Rules,
     /// The patterns of `--ignore`, for when the rules are read again.
     pub patterns: Vec<String>,
+    pub vitals: Arc<Vitals>,
 }
 
 /// What it has with it, once the broker has been reached for the first time.
@@ -158,6 +160,7 @@ pub struct Service<L, B> {
     index: Index,
     rules: Rules,
     patterns: Vec<String>,
+    vitals: Arc<Vitals>,
     mode: Mode,
     /// Paths in work at once.
     transfers: usize,
@@ -206,6 +209,7 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
             index: ground.index,
             rules: ground.rules,
             patterns: ground.patterns,
+            vitals: ground.vitals,
             mode,
             transfers,
             node: None,
@@ -291,11 +295,12 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
                         Err(ServiceError::Index(error)) => self.pause.unless_full(Err(error))?,
                         looked => looked?,
                     }
+                    let progress = self.tell();
                     if let Some(reporter) = &mut reporter {
                         tokio::select! {
                             // A broker that does not answer is no reason to go on.
                             () = stop.cancelled() => break,
-                            written = reporter.write(&self.index, &self.root, self.progress()) => written.map_err(ServiceError::from)?,
+                            written = reporter.write(&self.index, &self.root, progress) => written.map_err(ServiceError::from)?,
                         }
                     }
                     if self.is_done() {

@@ -8,6 +8,7 @@ use common::{
     log::EventLog,
     nodes::{NodeRunState, Progress, Reporter},
     root::Look,
+    vitals::Turn,
 };
 use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
@@ -16,7 +17,26 @@ use tokio::time::Instant;
 const RESCAN: Duration = Duration::from_secs(3600);
 
 impl<L: EventLog, B: BlobStore> Service<L, B> {
-    pub(super) fn progress(&self) -> Progress {
+    /// At each turn. Returns what the record is to say.
+    pub(super) fn tell(&self) -> Progress {
+        let queues = [
+            ("settling", self.settle.len()),
+            ("cleared", self.cleared.len()),
+            ("work", self.in_flight.len()),
+            ("found", self.found.1.len()),
+        ];
+        queues.into_iter().for_each(|(queue, depth)| self.vitals.metrics.set_queue(queue, depth));
+        let turn = Turn {
+            progress: self.progress(),
+            session: self.session.is_some(),
+            no_room: self.pause.reason().is_some(),
+            work: !self.in_flight.is_empty() || !self.cleared.is_empty(),
+            oldest: self.in_flight.values().min().copied(),
+        };
+        self.vitals.turn(&self.index, &self.root, turn)
+    }
+
+    fn progress(&self) -> Progress {
         let known = self.settle.len() + self.cleared.len() + self.in_flight.len();
         Progress {
             state: self.state(),

@@ -14,6 +14,7 @@ use common::{
     log::EventLog,
     path::MediaPath,
     root::Look,
+    vitals::Direction,
 };
 use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
@@ -186,8 +187,17 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
         let Finished { path, waiting, result, took, session } = finished;
         self.in_flight.remove(&path);
         let now = Instant::now();
-        if matches!(&result, Ok(outcome) if outcome.is_end()) {
-            self.outbox.end(&path);
+        match &result {
+            Ok(outcome) => {
+                if outcome.is_end() {
+                    self.outbox.end(&path);
+                }
+                self.vitals.got_done();
+            }
+            Err(error) => {
+                let (stage, why) = error.label();
+                self.vitals.metrics.failed(stage, why, error.next() != Next::Halt);
+            }
         }
         match result {
             Ok(Outcome::Published { version, bytes, racy }) => {
@@ -195,6 +205,10 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
                 let elapsed_ms = took.as_millis();
                 tracing::info!(%version, %path, kind, bytes, elapsed_ms, "published");
                 self.pause.got_through(now - took);
+                match bytes {
+                    Some(_) => self.vitals.metrics.published(),
+                    None => self.vitals.metrics.removed(Direction::Out),
+                }
                 self.summary.published += u64::from(bytes.is_some());
                 self.summary.removed += u64::from(bytes.is_none());
                 self.summary.bytes += bytes.unwrap_or(0);

@@ -1,0 +1,174 @@
+//! HTTP of both processes: health and metrics. On loopback whoever can connect may ask; elsewhere a token is needed.
+//!
+//! `/healthz` (also `/livez`): the process works, or should be started anew. `/readyz`: it does its work in time, or why not. `/metrics`: the numbers.
+
+mod problem;
+mod serve;
+mod tokens;
+
+pub use problem::Problem;
+pub use tokens::{TokenError, Tokens};
+
+use crate::{
+    exit::{Exit, Failure, Fault},
+    nodes::Role,
+    settings::{HttpSettings, Listen},
+    vitals::{Reason, Standstill, Verdict, Vitals},
+};
+use axum::{
+    Json, Router,
+    extract::{Request, State},
+    http::{
+        HeaderName, StatusCode, Uri,
+        header::{CACHE_CONTROL, CONTENT_TYPE, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS},
+    },
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use serde_json::{Value, json};
+use std::{io, net::SocketAddr, sync::Arc};
+use tokio::net::TcpListener;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+
+/// The type of the metrics, as Prometheus asks for it.
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// Who asks for these needs no token: a load balancer has none, and they say nothing about files.
+const OPEN: [&str; 3] = ["/healthz", "/livez", "/readyz"];
+/// Answers are of this moment.
+const NOT_KEPT: [(HeaderName, &str); 2] = [(CACHE_CONTROL, "no-store"), (X_CONTENT_TYPE_OPTIONS, "nosniff")];
+
+/// The port that was asked for cannot be had.
+#[derive(Debug, thiserror::Error)]
+#[error("HTTP cannot listen on {address}")]
+pub struct ListenError {
+    address: SocketAddr,
+    source: io::Error,
+}
+
+impl Fault for ListenError {
+    fn exit(&self) -> Exit {
+        Exit::Usage
+    }
+
+    fn hint(&self) -> Option<String> {
+        Some("--http ADDR takes another address, --http off none".into())
+    }
+}
+
+/// HTTP that is served until it is told to end, or dropped.
+pub struct Serving {
+    address: SocketAddr,
+    stop: CancellationToken,
+    task: AbortOnDropHandle<()>,
+}
+
+impl Serving {
+    /// Begins, where the settings want it. A default port that is taken is no reason not to run: another node of this machine has it.
+    pub async fn start(
+        settings: &HttpSettings,
+        role: Role,
+        vitals: &Arc<Vitals>,
+    ) -> Result<Option<Self>, Failure> {
+        let tokens = settings.tokens.as_deref().map(Tokens::read).transpose()?;
+        let listener = match settings.listen {
+            Listen::Off => return Ok(None),
+            Listen::At(address) => {
+                TcpListener::bind(address).await.map_err(|source| ListenError { address, source })?
+            }
+            Listen::Default => match TcpListener::bind(default_address(role)).await {
+                Ok(listener) => listener,
+                Err(error) => {
+                    tracing::warn!(address = %default_address(role), %error, "no HTTP: the default port cannot be had; --http takes another");
+                    return Ok(None);
+                }
+            },
+        };
+        let address = listener.local_addr().map_err(|error| Failure::new(Exit::Failed, error))?;
+        tracing::info!(%address, "HTTP");
+        let stop = CancellationToken::new();
+        let served = serve::serve(listener, router(Arc::clone(vitals), tokens), stop.clone());
+        let task = AbortOnDropHandle::new(tokio::spawn(served));
+        Ok(Some(Self { address, stop, task }))
+    }
+
+    /// Where it is, for the node's record.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Lets what is being answered end.
+    pub async fn end(self) {
+        self.stop.cancel();
+        // A panic in there is no reason to end otherwise.
+        let _ = self.task.await;
+    }
+}
+
+fn default_address(role: Role) -> SocketAddr {
+    let port = match role {
+        Role::Watcher => 7420,
+        Role::Replicator => 7421,
+    };
+    SocketAddr::from(([127, 0, 0, 1], port))
+}
+
+fn router(vitals: Arc<Vitals>, tokens: Option<Tokens>) -> Router {
+    Router::new()
+        .route("/healthz", get(alive))
+        .route("/livez", get(alive))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics))
+        .fallback(async |uri: Uri| {
+            Problem::new(StatusCode::NOT_FOUND, format!("there is nothing at {}", uri.path()))
+        })
+        .method_not_allowed_fallback(async || {
+            Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this can only be read, with GET or HEAD")
+        })
+        .with_state(vitals)
+        .layer(middleware::from_fn_with_state(tokens, admitted))
+}
+
+async fn admitted(State(tokens): State<Option<Tokens>>, request: Request, next: Next) -> Response {
+    let open = OPEN.contains(&request.uri().path());
+    if open || tokens.is_none_or(|tokens| tokens.admit(request.headers())) {
+        return next.run(request).await;
+    }
+    let problem = Problem::new(StatusCode::UNAUTHORIZED, "a token is needed: Authorization: Bearer …");
+    ([(WWW_AUTHENTICATE, "Bearer")], problem).into_response()
+}
+
+async fn alive(State(vitals): State<Arc<Vitals>>) -> Response {
+    if vitals.is_dead() {
+        let text = "the loop does not turn";
+        return (NOT_KEPT, Problem::new(StatusCode::SERVICE_UNAVAILABLE, text)).into_response();
+    }
+    (NOT_KEPT, Json(json!({ "status": "alive" }))).into_response()
+}
+
+async fn ready(State(vitals): State<Arc<Vitals>>) -> Response {
+    let health = vitals.health();
+    let reasons: Value = health.reasons.iter().map(reason).collect();
+    if health.verdict != Verdict::Unready {
+        return (NOT_KEPT, Json(json!({ "status": health.verdict, "reasons": reasons }))).into_response();
+    }
+    let text: Vec<String> = health.reasons.iter().map(ToString::to_string).collect();
+    let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, text.join("; ")).with("reasons", reasons);
+    (NOT_KEPT, problem).into_response()
+}
+
+fn reason(reason: &Reason) -> Value {
+    let mut value = json!({ "reason": reason.as_str(), "text": reason.to_string() });
+    match *reason {
+        Reason::Stalled(Standstill::Loop | Standstill::Broker | Standstill::Work, age)
+        | Reason::Behind(age)
+        | Reason::Slow(age) => value["seconds"] = json!(age.as_secs_f64()),
+        Reason::Parked(count) | Reason::Held(count) => value["count"] = json!(count),
+        Reason::Stopping | Reason::BrokerAway | Reason::LogUnread | Reason::NoRoom => {}
+    }
+    value
+}
+
+async fn metrics(State(vitals): State<Arc<Vitals>>) -> Response {
+    (NOT_KEPT, [(CONTENT_TYPE, OPEN_METRICS)], vitals.text()).into_response()
+}

@@ -1,0 +1,103 @@
+//! Connections, each with its limits: how many at once, how long a request may take to arrive and to be answered, how large its head may be.
+
+use super::Problem;
+use axum::{
+    Router,
+    extract::Request,
+    http::StatusCode,
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+};
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use rustix::net::sockopt::set_tcp_user_timeout;
+use std::{sync::Arc, time::Duration};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+/// Connections at once, and so requests: each costs a descriptor and the buffer of its head. More wait to be accepted.
+const CONNECTIONS: usize = 128;
+/// A request has to arrive within this time, the first on its connection and each after it.
+const HEAD_TIME: Duration = Duration::from_secs(10);
+/// The most bytes of a request's head.
+const HEAD_BYTES: usize = 16 * 1024;
+/// The most header fields.
+const HEADERS: usize = 64;
+/// An answer has to begin within this time.
+const ANSWER: Duration = Duration::from_secs(10);
+/// A client that takes nothing of its answer for this long is gone.
+const TAKES_NOTHING: Duration = Duration::from_secs(30);
+/// What is being answered gets this long to end when the process does.
+const WIND_DOWN: Duration = Duration::from_secs(1);
+/// After the system had no descriptor for a connection.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Serves until `stop`, then lets what is being answered end.
+pub(super) async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
+    let router = router.layer(middleware::from_fn(in_time));
+    let (places, mut connections) = (Arc::new(Semaphore::new(CONNECTIONS)), JoinSet::new());
+    loop {
+        let accepted = async {
+            let place = Arc::clone(&places).acquire_owned().await;
+            (place, listener.accept().await)
+        };
+        let (place, stream) = tokio::select! {
+            () = stop.cancelled() => break,
+            Some(_) = connections.join_next(), if !connections.is_empty() => continue,
+            (place, accepted) = accepted => match accepted {
+                Ok((stream, _)) => (place, stream),
+                Err(error) => {
+                    tracing::debug!(%error, "a connection could not be accepted");
+                    sleep(PAUSE).await;
+                    continue;
+                }
+            },
+        };
+        let (router, stop) = (router.clone(), stop.clone());
+        connections.spawn(async move {
+            let _place = place;
+            connection(stream, router, stop).await;
+        });
+    }
+    let _ = timeout(WIND_DOWN, async { while connections.join_next().await.is_some() {} }).await;
+}
+
+async fn connection(stream: TcpStream, router: Router, stop: CancellationToken) {
+    let limit = u32::try_from(TAKES_NOTHING.as_millis()).unwrap_or(u32::MAX);
+    // Where the system cannot, such a client costs its place.
+    let _ = set_tcp_user_timeout(&stream, limit);
+    let _ = stream.set_nodelay(true);
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIME)
+        .max_buf_size(HEAD_BYTES)
+        .max_headers(HEADERS);
+    let served = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    let mut served = std::pin::pin!(served);
+    let ended = tokio::select! {
+        ended = served.as_mut() => ended,
+        () = stop.cancelled() => {
+            served.as_mut().graceful_shutdown();
+            served.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection ended early");
+    }
+}
+
+async fn in_time(request: Request, next: Next) -> Response {
+    timeout(ANSWER, next.run(request)).await.unwrap_or_else(|_| {
+        let detail = format!("there was no answer within {} s", ANSWER.as_secs());
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).into_response()
+    })
+}

@@ -1,0 +1,250 @@
+//! Whether a process does its work, judged by its progress and not by being up. Pure: facts in, reasons out.
+//!
+//! No reason names a file: whoever may ask for the health of a node need not know what is on it.
+
+use crate::nodes::Role;
+use serde::Serialize;
+use std::{fmt, time::Duration};
+
+/// A loop that has not turned for this long will not do so by itself: the process counts as dead.
+pub const DEAD: Duration = Duration::from_secs(30);
+
+/// What stands still.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Standstill {
+    /// The process's loop does not turn.
+    Loop,
+    /// The broker is connected, and does not tell where the log ends.
+    Broker,
+    /// There is work, and nothing of it gets done.
+    Work,
+}
+
+impl Standstill {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Loop, Self::Broker, Self::Work];
+
+    /// As a label.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Loop => "loop",
+            Self::Broker => "broker",
+            Self::Work => "work",
+        }
+    }
+}
+
+/// What is known of a process at one moment.
+#[derive(Clone, Copy, Debug)]
+pub struct Facts {
+    /// Whose.
+    pub role: Role,
+    /// It was told to end.
+    pub stopping: bool,
+    /// Whether the broker is there.
+    pub connected: bool,
+    /// Whether the log was looked at and is trusted.
+    pub session: bool,
+    /// Whether something waits for room on a disk.
+    pub no_room: bool,
+    /// How long each has stood still; the order is that of [`Standstill::ALL`].
+    pub still: [Duration; 3],
+    /// How old the oldest event is that the log has and this node has not applied (replicator).
+    pub lag: Duration,
+    /// How long the oldest work that was begun has been under way (replicator).
+    pub oldest: Duration,
+    /// Events set aside.
+    pub parked: u64,
+    /// Paths that wait for an operator's answer.
+    pub held: u64,
+    /// What is too long.
+    pub max_lag: Duration,
+}
+
+/// Why a process is not well.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Reason {
+    /// It was told to end.
+    Stopping,
+    /// There is no connection to the broker.
+    BrokerAway,
+    /// The log has not been looked at since it began, or since the broker came back.
+    LogUnread,
+    /// Something stands still, for so long.
+    Stalled(Standstill, Duration),
+    /// The oldest event that is not applied here is so old.
+    Behind(Duration),
+    /// The oldest event in work has been in it for so long.
+    Slow(Duration),
+    /// A disk is full.
+    NoRoom,
+    /// So many events cannot be applied.
+    Parked(u64),
+    /// So many paths wait for an operator.
+    Held(u64),
+}
+
+impl Reason {
+    /// For programs.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Stopping => "stopping",
+            Self::BrokerAway => "broker_away",
+            Self::LogUnread => "log_unread",
+            Self::Stalled(Standstill::Loop, _) => "loop_stalled",
+            Self::Stalled(Standstill::Broker, _) => "broker_stalled",
+            Self::Stalled(Standstill::Work, _) => "work_stalled",
+            Self::Behind(_) => "behind",
+            Self::Slow(_) => "slow",
+            Self::NoRoom => "no_room",
+            Self::Parked(_) => "parked",
+            Self::Held(_) => "held",
+        }
+    }
+
+    /// The node's work goes on, though not all of it: it is degraded, and still ready.
+    fn is_partial(&self) -> bool {
+        matches!(self, Self::NoRoom | Self::Parked(_) | Self::Held(_))
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stopping => f.write_str("the process is about to end"),
+            Self::BrokerAway => f.write_str("the broker is away"),
+            Self::LogUnread => f.write_str("the log has not been looked at yet"),
+            Self::Stalled(Standstill::Loop, age) => {
+                write!(f, "the loop has not turned for {} s", age.as_secs())
+            }
+            Self::Stalled(Standstill::Broker, age) => {
+                write!(f, "the broker has not told the end of the log for {} s", age.as_secs())
+            }
+            Self::Stalled(Standstill::Work, age) => {
+                write!(f, "there is work, and none of it got done for {} s", age.as_secs())
+            }
+            Self::Behind(age) => {
+                write!(f, "the oldest event that is not applied here is {} s old", age.as_secs())
+            }
+            Self::Slow(age) => write!(f, "the oldest event in work was taken {} s ago", age.as_secs()),
+            Self::NoRoom => f.write_str("something waits for room on a disk"),
+            Self::Parked(count) => write!(f, "{count} events cannot be applied here"),
+            Self::Held(count) => write!(f, "{count} paths wait for an operator's answer"),
+        }
+    }
+}
+
+/// The verdict.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// All is well.
+    Ready,
+    /// It does its work, and a person should look.
+    Degraded,
+    /// It does not do its work, or too slowly.
+    Unready,
+}
+
+/// What a process is to who asks.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Health {
+    /// In one word.
+    pub verdict: Verdict,
+    /// Why, what is worst first.
+    pub reasons: Vec<Reason>,
+}
+
+/// Judges.
+pub fn judge(facts: &Facts) -> Health {
+    let too_long = |age: Duration| age > facts.max_lag;
+    let mut reasons = Vec::new();
+    let mut because = |is: bool, reason: Reason| {
+        if is {
+            reasons.push(reason);
+        }
+    };
+    because(facts.stopping, Reason::Stopping);
+    because(!facts.connected, Reason::BrokerAway);
+    because(facts.connected && !facts.session, Reason::LogUnread);
+    for (what, age) in Standstill::ALL.into_iter().zip(facts.still) {
+        because(too_long(age), Reason::Stalled(what, age));
+    }
+    if facts.role == Role::Replicator {
+        because(too_long(facts.lag), Reason::Behind(facts.lag));
+        because(too_long(facts.oldest), Reason::Slow(facts.oldest));
+    }
+    because(facts.no_room, Reason::NoRoom);
+    because(facts.parked > 0, Reason::Parked(facts.parked));
+    because(facts.held > 0, Reason::Held(facts.held));
+    let verdict = match reasons.as_slice() {
+        [] => Verdict::Ready,
+        some if some.iter().all(Reason::is_partial) => Verdict::Degraded,
+        _ => Verdict::Unready,
+    };
+    Health { verdict, reasons }
+}
+
+/// What stands still for too long: it is said in the node's record, too.
+pub fn stall(facts: &Facts) -> Option<Reason> {
+    judge(facts).reasons.into_iter().find(|reason| matches!(reason, Reason::Stalled(..)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(15);
+    const LONG: Duration = Duration::from_secs(16);
+
+    fn well() -> Facts {
+        Facts {
+            role: Role::Replicator,
+            stopping: false,
+            connected: true,
+            session: true,
+            no_room: false,
+            still: [LIMIT; 3],
+            lag: LIMIT,
+            oldest: LIMIT,
+            parked: 0,
+            held: 0,
+            max_lag: LIMIT,
+        }
+    }
+
+    #[test]
+    fn each_reason_has_its_row() {
+        let still = |what: usize| {
+            let mut still = [Duration::ZERO; 3];
+            still[what] = LONG;
+            Facts { still, ..well() }
+        };
+        for (facts, verdict, reasons) in [
+            (well(), Verdict::Ready, &[][..]),
+            (Facts { stopping: true, ..well() }, Verdict::Unready, &["stopping"]),
+            (Facts { connected: false, session: false, ..well() }, Verdict::Unready, &["broker_away"]),
+            (Facts { session: false, ..well() }, Verdict::Unready, &["log_unread"]),
+            (still(0), Verdict::Unready, &["loop_stalled"]),
+            (still(1), Verdict::Unready, &["broker_stalled"]),
+            (still(2), Verdict::Unready, &["work_stalled"]),
+            (Facts { lag: LONG, ..well() }, Verdict::Unready, &["behind"]),
+            (Facts { oldest: LONG, ..well() }, Verdict::Unready, &["slow"]),
+            (Facts { lag: LONG, oldest: LONG, role: Role::Watcher, ..well() }, Verdict::Ready, &[]),
+            (Facts { no_room: true, ..well() }, Verdict::Degraded, &["no_room"]),
+            (Facts { parked: 1, held: 1, ..well() }, Verdict::Degraded, &["parked", "held"]),
+            (Facts { parked: 1, lag: LONG, ..well() }, Verdict::Unready, &["behind", "parked"]),
+        ] {
+            let health = judge(&facts);
+            let named: Vec<&str> = health.reasons.iter().map(Reason::as_str).collect();
+            assert_eq!((health.verdict, &named[..]), (verdict, reasons), "{facts:?}");
+        }
+    }
+
+    #[test]
+    fn only_what_stands_still_is_a_stall() {
+        assert_eq!(stall(&Facts { connected: false, lag: LONG, parked: 1, ..well() }), None);
+        let stalled = Facts { still: [LONG; 3], ..well() };
+        assert_eq!(stall(&stalled), Some(Reason::Stalled(Standstill::Loop, LONG)));
+    }
+}

@@ -1,0 +1,314 @@
+//! How a process is: what its loop tells at each turn, what the log tells when it is asked, and what follows from both, for `/readyz`, `/metrics`, the node's
+//! record and the service manager.
+//!
+//! The loop says that it turns by turning: nothing else feeds the watchdog.
+
+mod health;
+mod metrics;
+mod notify;
+pub mod probe;
+pub mod table;
+
+pub use health::{Health, Reason, Standstill, Verdict, judge};
+pub use metrics::{Direction, Metrics};
+
+use crate::{
+    broker::Connection,
+    event::Version,
+    index::{Index, IndexError},
+    limits::RateLimit,
+    nodes::{NodeRunState, Progress, Role},
+    root::Root,
+    settings::NotifySettings,
+    time::Timestamp,
+};
+use health::{DEAD, Facts};
+use metrics::number;
+use notify::Notify;
+use probe::Probed;
+use std::{
+    sync::{
+        Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+use tokio::{
+    sync::watch,
+    time::{Instant, interval},
+};
+use tokio_util::sync::CancellationToken;
+
+/// How often the index is counted for the metrics.
+const COUNTS: Duration = Duration::from_secs(1);
+/// How often a process that waits for the broker at its start says that it does.
+const WAITING: Duration = Duration::from_secs(1);
+
+/// What a loop tells at a turn.
+pub struct Turn {
+    /// What it is going to say in its record.
+    pub progress: Progress,
+    /// Whether the log is trusted.
+    pub session: bool,
+    /// Whether something waits for room.
+    pub no_room: bool,
+    /// Whether there is work that could go on now.
+    pub work: bool,
+    /// When the oldest work was begun.
+    pub oldest: Option<Instant>,
+}
+
+/// What is known of the loop.
+struct Seen {
+    turned: Instant,
+    state: NodeRunState,
+    version: Option<Version>,
+    session: bool,
+    no_room: bool,
+    work: bool,
+    oldest: Option<Instant>,
+    /// What had got done when something last did, and when that was.
+    done: (Version, u64, u64),
+    moved: Instant,
+    counted: Option<Instant>,
+    parked: u64,
+    held: u64,
+}
+
+/// The vital signs of one process, shared by all who write or read them.
+pub struct Vitals {
+    /// The numbers.
+    pub metrics: Metrics,
+    role: Role,
+    max_lag: Duration,
+    stop: CancellationToken,
+    notify: Option<Notify>,
+    connection: OnceLock<watch::Receiver<Connection>>,
+    meter: RateLimit,
+    done: AtomicU64,
+    seen: Mutex<Seen>,
+    probed: Mutex<Probed>,
+}
+
+impl Vitals {
+    /// Of a process that begins. `meter`: what its content passes through. `stop`: it is told to end.
+    pub fn new(
+        role: Role,
+        max_lag: Duration,
+        meter: RateLimit,
+        notify: Option<&NotifySettings>,
+        stop: CancellationToken,
+    ) -> Self {
+        let now = Instant::now();
+        let notify = notify.and_then(|settings| {
+            let failed =
+                |error: &std::io::Error| tracing::warn!(%error, "the service manager cannot be told");
+            Notify::new(settings).inspect_err(failed).ok()
+        });
+        let seen = Seen {
+            turned: now,
+            state: NodeRunState::Starting,
+            version: None,
+            session: false,
+            no_room: false,
+            work: false,
+            oldest: None,
+            done: (Version::ZERO, 0, 0),
+            moved: now,
+            counted: None,
+            parked: 0,
+            held: 0,
+        };
+        Self {
+            metrics: Metrics::new(role, Timestamp::now().nanos() as f64 / 1e9),
+            role,
+            max_lag,
+            stop,
+            notify,
+            connection: OnceLock::new(),
+            meter,
+            done: AtomicU64::new(0),
+            seen: Mutex::new(seen),
+            probed: Mutex::default(),
+        }
+    }
+
+    /// The process has what it needs on this machine: its manager need not wait for the broker.
+    pub fn ready(&self) {
+        self.notify.iter().for_each(Notify::ready);
+    }
+
+    /// The process was told to end.
+    pub fn stopping(&self) {
+        self.notify.iter().for_each(Notify::stopping);
+    }
+
+    /// Waits for what the loop cannot begin without, and turns meanwhile in its place.
+    pub async fn while_waiting<T>(&self, wait: impl Future<Output = T>) -> T {
+        let mut wait = std::pin::pin!(wait);
+        let mut timer = interval(WAITING);
+        loop {
+            tokio::select! {
+                done = &mut wait => return done,
+                _ = timer.tick() => self.turned(Instant::now()),
+            }
+        }
+    }
+
+    /// The connection, once there is one.
+    pub fn connected_by(&self, connection: watch::Receiver<Connection>) {
+        // A second one would be of the same broker.
+        let _ = self.connection.set(connection);
+    }
+
+    /// Something got done: an event or a path has come to its end.
+    pub fn got_done(&self) {
+        self.done.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The loop turns. Returns what it is to say in its record: a stall is said there, too, and the end of the log as the log tells it.
+    pub fn turn(&self, index: &Index, root: &Root, turn: Turn) -> Progress {
+        let now = Instant::now();
+        let Turn { mut progress, session, no_room, work, oldest } = turn;
+        let head = self.probed.lock().unwrap_or_else(PoisonError::into_inner).head;
+        {
+            let mut seen = self.seen();
+            let version = progress.version.or_else(|| Some(index.node().ok()?.version)).unwrap_or_default();
+            let done = (version, self.done.load(Ordering::Relaxed), self.meter.passed());
+            // Without work, or when it cannot go on for a reason that has a name, nothing stands still.
+            let behind = self.role == Role::Replicator && head.is_some_and(|head| version < head);
+            if done != seen.done || !(work || behind) || no_room || !session {
+                (seen.done, seen.moved) = (done, now);
+            }
+            seen.version = Some(version);
+            (seen.session, seen.no_room, seen.work, seen.oldest) = (session, no_room, work || behind, oldest);
+            if seen.counted.is_none_or(|at| now.duration_since(at) >= COUNTS) {
+                seen.counted = Some(now);
+                // An index that cannot be read is the loop's trouble.
+                if let Err(error) = self.count(index, root, &mut seen) {
+                    tracing::debug!(%error, "the index could not be counted");
+                }
+            }
+            if session {
+                progress.head = head.or(progress.head);
+            }
+            if behind && progress.state == NodeRunState::Ready {
+                progress.state = NodeRunState::Syncing;
+            }
+        }
+        self.turned(now);
+        if let Some(stall) = health::stall(&self.facts(now)).filter(|_| session) {
+            progress.state = NodeRunState::Degraded;
+            progress.last_error = Some(match progress.last_error {
+                Some(error) => format!("{stall}; {error}"),
+                None => stall.to_string(),
+            });
+        }
+        let mut seen = self.seen();
+        seen.state = progress.state;
+        self.metrics.gauges.pending.set(number(progress.pending));
+        progress
+    }
+
+    fn turned(&self, now: Instant) {
+        self.seen().turned = now;
+        self.notify.iter().for_each(|notify| notify.working(now));
+    }
+
+    fn count(&self, index: &Index, root: &Root, seen: &mut Seen) -> Result<(), IndexError> {
+        let (node, held) = (index.node()?, index.held_count()?);
+        let gauges = &self.metrics.gauges;
+        seen.parked = index.parked_count()?;
+        seen.held = match self.role {
+            Role::Watcher => held.removals,
+            Role::Replicator => held.replacements,
+        };
+        self.metrics.set_held(held.removals, held.replacements);
+        gauges.parked.set(number(seen.parked));
+        gauges.outbox.set(number(index.outbox_count()?));
+        gauges.files.set(number(node.files));
+        gauges.bytes.set(number(node.bytes));
+        if let Some(coverage) = index.coverage()? {
+            gauges.folders.set(number(coverage.folders));
+            gauges.unwatched.set(number(coverage.folders.saturating_sub(coverage.watched)));
+        }
+        let seconds = |at: Option<Timestamp>| at.map_or(0.0, |at| at.nanos() as f64 / 1e9);
+        gauges.scrubbed.set(seconds(index.scrub()?.finished));
+        gauges.verified.set(seconds(index.verified()?));
+        if let Ok(free) = root.disk_free() {
+            gauges.disk_free.set(number(free));
+        }
+        Ok(())
+    }
+
+    /// How the process is now.
+    pub fn health(&self) -> Health {
+        judge(&self.facts(Instant::now()))
+    }
+
+    /// The process will not recover by itself: its loop has not turned for half a minute.
+    pub fn is_dead(&self) -> bool {
+        Instant::now().duration_since(self.seen().turned) > DEAD
+    }
+
+    /// All metrics, in the OpenMetrics text format.
+    pub fn text(&self) -> String {
+        let facts = self.facts(Instant::now());
+        let (version, state) = {
+            let seen = self.seen();
+            (seen.version.unwrap_or_default(), seen.state)
+        };
+        let head = self.probed.lock().unwrap_or_else(PoisonError::into_inner).head.unwrap_or(version);
+        let gauges = &self.metrics.gauges;
+        gauges.ready.set(i64::from(judge(&facts).verdict != Verdict::Unready));
+        gauges.connected.set(i64::from(facts.connected));
+        gauges.version.set(number(version.get()));
+        gauges.head.set(number(head.get()));
+        gauges.lag_events.set(number(head.get().saturating_sub(version.get())));
+        gauges.lag.set(facts.lag.as_secs_f64());
+        gauges.oldest.set(facts.oldest.as_secs_f64());
+        self.metrics.set_state(if facts.stopping { NodeRunState::Stopping } else { state });
+        for (what, age) in Standstill::ALL.into_iter().zip(facts.still) {
+            self.metrics.set_stalled(what, age.as_secs_f64());
+        }
+        let direction = if self.role == Role::Watcher { Direction::Out } else { Direction::In };
+        self.metrics.set_bytes(direction, self.meter.passed());
+        self.metrics.text()
+    }
+
+    fn facts(&self, now: Instant) -> Facts {
+        let seen = self.seen();
+        let probed = self.probed.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = |at: Instant| now.saturating_duration_since(at);
+        let work = if seen.work { since(seen.moved) } else { Duration::ZERO };
+        Facts {
+            role: self.role,
+            stopping: self.stop.is_cancelled(),
+            connected: self.is_connected(),
+            session: seen.session,
+            no_room: seen.no_room,
+            still: [since(seen.turned), probed.asked.map_or(Duration::ZERO, since), work],
+            lag: probed.lag(seen.version.unwrap_or_default(), now),
+            oldest: seen.oldest.map_or(Duration::ZERO, since),
+            parked: seen.parked,
+            held: seen.held,
+            max_lag: self.max_lag,
+        }
+    }
+
+    fn is_connected(&self) -> bool {
+        self.connection.get().is_some_and(|connection| connection.borrow().connected)
+    }
+
+    fn version(&self) -> Option<Version> {
+        self.seen().version.filter(|_| self.role == Role::Replicator)
+    }
+
+    fn probed(&self, change: impl FnOnce(&mut Probed)) {
+        change(&mut self.probed.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,145 @@
+//! A client of the processes' HTTP, as small as it can be, and a reader of their metrics.
+
+use crate::{node::Node, node::Role, wait::SOON, wait::wait_for};
+use std::{
+    collections::BTreeMap,
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream},
+    time::Duration,
+};
+
+/// How long an answer may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// An answer.
+#[derive(Debug)]
+pub struct Answer {
+    /// Its status.
+    pub status: u16,
+    /// Its header fields, names in lower case.
+    pub headers: BTreeMap<String, String>,
+    /// Its body.
+    pub body: String,
+}
+
+impl Answer {
+    /// The body as JSON.
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|e| panic!("{e} in {self:?}"))
+    }
+
+    /// The reasons of `/readyz`, by name.
+    pub fn reasons(&self) -> Vec<String> {
+        let json = self.json();
+        let reasons = json["reasons"].as_array().unwrap_or_else(|| panic!("no reasons in {self:?}"));
+        reasons.iter().map(|reason| reason["reason"].as_str().expect("a name").to_owned()).collect()
+    }
+}
+
+/// The HTTP of one process.
+#[derive(Clone, Copy, Debug)]
+pub struct Http(pub SocketAddr);
+
+impl Http {
+    /// Starts a process of a node with HTTP on a free port of loopback, and waits until it answers.
+    pub fn start(node: &mut Node, role: Role, arguments: &[&str]) -> Self {
+        let http = Self(SocketAddr::from(([127, 0, 0, 1], crate::free_port())));
+        node.start_with(role, &[&["--http", &http.0.to_string()], arguments].concat());
+        http.wait_listening();
+        http
+    }
+
+    /// Waits until it answers.
+    pub fn wait_listening(&self) {
+        wait_for(SOON, "an answer over HTTP", || self.try_ask("GET /healthz", &[]).map(drop));
+    }
+
+    /// One request on a connection of its own.
+    ///
+    /// # Panics
+    /// When there is no answer.
+    pub fn get(&self, path: &str) -> Answer {
+        self.ask(&format!("GET {path}"), &[])
+    }
+
+    /// The same with another method, and header fields.
+    ///
+    /// # Panics
+    /// When there is no answer.
+    pub fn ask(&self, request: &str, headers: &[&str]) -> Answer {
+        self.try_ask(request, headers).unwrap_or_else(|e| panic!("{request}: {e}"))
+    }
+
+    fn try_ask(&self, request: &str, headers: &[&str]) -> Result<Answer, String> {
+        let text = |error: std::io::Error| error.to_string();
+        let mut stream = TcpStream::connect(self.0).map_err(text)?;
+        stream.set_read_timeout(Some(PATIENCE)).map_err(text)?;
+        let mut head = format!("{request} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n", self.0);
+        headers.iter().for_each(|header| head += &format!("{header}\r\n"));
+        stream.write_all(format!("{head}\r\n").as_bytes()).map_err(text)?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).map_err(text)?;
+        let (head, body) = answer.split_once("\r\n\r\n").ok_or("no head")?;
+        let mut lines = head.lines();
+        let status = lines.next().and_then(|line| line.split(' ').nth(1)?.parse().ok()).ok_or("no status")?;
+        let fields = lines.filter_map(|line| line.split_once(": "));
+        let headers = fields.map(|(name, value)| (name.to_lowercase(), value.to_owned())).collect();
+        Ok(Answer { status, headers, body: body.to_owned() })
+    }
+
+    /// Its metrics now.
+    pub fn metrics(&self) -> Samples {
+        let answer = self.get("/metrics");
+        assert_eq!(answer.status, 200, "{answer:?}");
+        assert!(answer.headers["content-type"].starts_with("application/openmetrics-text"), "{answer:?}");
+        Samples::read(&answer.body)
+    }
+
+    /// Waits until `/readyz` gives just these reasons, with this status.
+    pub fn wait_reasons(&self, limit: Duration, status: u16, reasons: &[&str]) -> Answer {
+        wait_for(limit, &format!("/readyz to say {status} {reasons:?}"), || {
+            let answer = self.get("/readyz");
+            let same = answer.status == status && answer.reasons() == reasons;
+            if same { Ok(answer) } else { Err(format!("{answer:?}")) }
+        })
+    }
+}
+
+/// Metrics as they were scraped: each sample's name with its labels, as it stands there, and its value.
+#[derive(Debug)]
+pub struct Samples(pub BTreeMap<String, f64>);
+
+impl Samples {
+    /// Reads the OpenMetrics text format, strictly.
+    ///
+    /// # Panics
+    /// At whatever is not of that format: a sample whose metric has no type and help before it, a number that is none, an end that is missing.
+    pub fn read(text: &str) -> Self {
+        let (mut samples, mut typed, mut helped) = (BTreeMap::new(), Vec::new(), Vec::new());
+        let body = text.strip_suffix("# EOF\n").unwrap_or_else(|| panic!("it does not end with EOF: {text}"));
+        for line in body.lines() {
+            let mut words = line.splitn(4, ' ');
+            match (words.next(), words.next(), words.next(), words.next()) {
+                (Some("#"), Some("HELP"), Some(name), Some(_)) => helped.push(name.to_owned()),
+                (Some("#"), Some("TYPE"), Some(name), Some(_)) => typed.push(name.to_owned()),
+                _ => {
+                    let (name, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("no sample: {line}"));
+                    let stem = name.split('{').next().expect("a first part");
+                    let known = |names: &[String]| names.iter().any(|known| stem.starts_with(known.as_str()));
+                    assert!(known(&typed) && known(&helped), "{line} has no type or help");
+                    let value: f64 = value.parse().unwrap_or_else(|e| panic!("{e} in {line}"));
+                    assert!(samples.insert(name.to_owned(), value).is_none(), "{name} twice");
+                }
+            }
+        }
+        Self(samples)
+    }
+
+    /// One sample.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn of(&self, name: &str) -> f64 {
+        *self.0.get(name).unwrap_or_else(|| panic!("no {name} in {self:?}"))
+    }
+}
