@@ -7,8 +7,9 @@ use common::{
     broker::BrokerError,
     content::{self, ReadError},
     error_chain,
+    event::Version,
     hash::ContentHash,
-    index::{HeldKind, Index, IndexError},
+    index::{Generation, HeldKind, Index, IndexError},
     limits::RateLimit,
     log::{EventLog, Logged},
     path::MediaPath,
@@ -68,6 +69,8 @@ pub struct Differing {
     pub changed: Option<i64>,
     /// Somebody is at work on it: an offer or an intent stands, or a request.
     pub in_work: bool,
+    /// The index trusts an event of the path there, and the log has none so new: it lost it, which no process notices by itself where it is in the middle.
+    pub gone: Option<(Generation, Version)>,
 }
 
 impl<L: EventLog, B: BlobStore> Checker<L, B> {
@@ -117,12 +120,16 @@ impl<L: EventLog, B: BlobStore> Checker<L, B> {
         let (found, changed) = blocking(move || read(&root, &at, &bar)).await;
         let state = self.index.path_state(path)?;
         let repairing = self.index.awaits_repair(path)?;
+        let generation = self.index.node()?.generation;
+        let newest = last.map_or(Version::ZERO, |last| last.version);
+        let gone = state.row.as_ref().filter(|row| row.generation == generation && row.version > newest);
+        let gone = gone.map(|row| (generation, row.version));
         let facts = Facts {
             last: last_of(last),
             found,
             blob,
             row: state.row,
-            generation: self.index.node()?.generation,
+            generation,
             parked: self.index.parked_of(path)?.map(|parked| parked.reason),
             held: self.index.held_answer(path, HeldKind::Removal)?.is_some(),
             ignored: self.rules.covers_file(path.as_path()),
@@ -133,6 +140,7 @@ impl<L: EventLog, B: BlobStore> Checker<L, B> {
             content: content_of(last),
             changed,
             in_work: state.offer.is_some() || state.intent.is_some() || repairing,
+            gone,
         }))
     }
 }

@@ -209,7 +209,13 @@ async fn repair<L: EventLog, B: BlobStore>(
             .collect();
         asked.extend(new.iter().cloned());
         if !new.is_empty() {
-            checker.index.write(move |tx| new.iter().try_for_each(|(path, how)| ask(tx, path, how))).await?;
+            checker
+                .index
+                .write(move |tx| {
+                    begin_again(tx, &new)?;
+                    new.iter().try_for_each(|(path, how)| ask(tx, path, how))
+                })
+                .await?;
             if !std::mem::replace(&mut told, true) {
                 eprintln!("asked the running processes to repair {} paths; waiting for them", asked.len());
             }
@@ -226,6 +232,19 @@ fn is_cold(how: &Differing, now: Timestamp) -> bool {
     let age = |changed| now.seconds_since(Timestamp::from_nanos(i128::from(changed)));
     let written = how.differences.iter().any(|difference| difference.repair() == Repair::AskWatcher);
     !written || how.changed.is_none_or(|changed| age(changed) > COLD_SECONDS)
+}
+
+/// Where the log lost events that the index trusts (rule 9): the processes read it again, and publish what it lacks (rule 10).
+fn begin_again(tx: &mut Tx<'_>, new: &[(MediaPath, Differing)]) -> Result<(), common::index::IndexError> {
+    let node = tx.node();
+    let gone =
+        new.iter().filter_map(|(_, how)| how.gone).find(|(generation, _)| *generation == node.generation);
+    match (gone, node.created.clone()) {
+        (Some((_, version)), Some(created)) => {
+            tx.begin_generation(&created, &Distrust::Trimmed(version).to_string())
+        }
+        _ => Ok(()),
+    }
 }
 
 fn ask(tx: &mut Tx<'_>, path: &MediaPath, how: &Differing) -> Result<(), common::index::IndexError> {

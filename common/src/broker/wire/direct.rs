@@ -23,6 +23,8 @@ const GROUP: usize = 500;
 const GROUP_BYTES: usize = 256 * 1024;
 /// The most bytes of one answer; the server stops after the message that reaches it, and the rest is asked for again.
 const MAX_BYTES: usize = 8 * 1024 * 1024;
+/// What the server says when it has no message on any of the subjects; after a message that it cannot read it says something else.
+const NO_RESULTS: &str = "No Results";
 /// Single requests in flight where the server knows no batches.
 const PIPELINE: usize = 64;
 
@@ -55,6 +57,10 @@ enum Item {
     /// The answer is complete; whether it was cut short by a limit of bytes or messages.
     End {
         cut: bool,
+    },
+    /// There is no (further) message. `none`: of all that were asked for.
+    NotFound {
+        none: bool,
     },
     /// This server answers only single requests.
     NotBatched,
@@ -100,9 +106,8 @@ impl Wire {
             subjects.iter().map(String::as_str).partition(|subject| subject.trim_end() != *subject);
         while self.is_batched() && rest.len() > 1 {
             let length = group_length(&rest);
-            if !self.group_of_lasts(stream, &rest[..length], &mut found).await? {
-                break;
-            }
+            let Some(unread) = self.group_of_lasts(stream, &rest[..length], &mut found).await? else { break };
+            alone.extend(unread);
             rest.drain(..length);
         }
         alone.append(&mut rest);
@@ -114,13 +119,14 @@ impl Wire {
         Ok(subjects.iter().map(|subject| found.get(subject.as_str()).cloned()).collect())
     }
 
-    /// False: this server does not know the request.
+    /// `None`: this server does not know the request. Else those of which nothing was said: the server stops at a message that it cannot read, and the
+    /// ones behind it have to be asked for one by one.
     async fn group_of_lasts<'a>(
         &self,
         stream: &str,
         group: &[&'a str],
         found: &mut HashMap<&'a str, Stored>,
-    ) -> Result<bool, BrokerError> {
+    ) -> Result<Option<HashSet<&'a str>>, BrokerError> {
         let doing = Doing("reading several subjects of", stream);
         let mut asked: HashSet<&'a str> = group.iter().copied().collect();
         while !asked.is_empty() {
@@ -135,7 +141,9 @@ impl Wire {
                         }
                     }
                     Item::End { cut } => break cut,
-                    Item::NotBatched => return Ok(false),
+                    Item::NotFound { none: true } => break false,
+                    Item::NotFound { none: false } => return Ok(Some(asked)),
+                    Item::NotBatched => return Ok(None),
                 }
             };
             if !cut {
@@ -145,7 +153,7 @@ impl Wire {
                 return Err(doing.answer("an answer cut short before its first message".into()));
             }
         }
-        Ok(true)
+        Ok(Some(HashSet::new()))
     }
 
     /// The oldest messages at or after a sequence on a subject (which may have wildcards): up to `count`, fewer at the end
@@ -170,6 +178,7 @@ impl Wire {
             match self.item(doing, stream, &mut answer).await? {
                 Item::Message(stored) => messages.push(stored),
                 Item::End { cut } => return Ok(Page { messages, end: !cut }),
+                Item::NotFound { .. } => return Ok(Page { messages, end: true }),
                 Item::NotBatched => {
                     return self.page_of_singles(stream, subject, from, count, max_bytes).await;
                 }
@@ -264,7 +273,7 @@ impl Wire {
                 Ok(Item::NotBatched)
             }
             (Some(204), pending) => Ok(Item::End { cut: pending.is_some_and(|pending| pending > 0) }),
-            (Some(404), _) => Ok(Item::End { cut: false }),
+            (Some(404), _) => Ok(Item::NotFound { none: message.description.as_deref() == Some(NO_RESULTS) }),
             (Some(503), _) => {
                 let away = doing.away("nobody serves this request".into());
                 Err(self.no_answer(doing, Some(stream), away).await)
