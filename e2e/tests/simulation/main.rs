@@ -14,6 +14,7 @@ mod process;
 mod repair;
 mod replicator;
 mod rules;
+mod rules_after_losses;
 mod rules_on_disk;
 mod sim;
 mod trial;

@@ -15,9 +15,17 @@ impl Sim {
     /// `watcher approve`, or with `--revert`. Whatever put it beyond the limit is over.
     pub fn answer_held(&mut self, node: usize, approve: bool) {
         let mut world = self.world();
-        let node = &mut world.nodes[node];
-        node.bulk = false;
-        let answered = node.index.write(move |tx| if approve { tx.approve_held() } else { tx.revert_held() });
+        world.nodes[node].bulk = false;
+        let index = world.nodes[node].index.clone();
+        if !approve {
+            // What stands here replaces what the log has, by the operator's will.
+            for at in PATHS.map(path) {
+                let held = index.held_answer(&at, HeldKind::Replacement).expect("the index").is_some();
+                let last = world.past.log.values().rfind(|event| event.path == at).map(|event| event.sha256);
+                world.past.dropped.extend(last.filter(|_| held));
+            }
+        }
+        let answered = index.write(move |tx| if approve { tx.approve_held() } else { tx.revert_held() });
         now(answered).expect("an index in memory");
     }
 
