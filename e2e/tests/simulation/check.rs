@@ -127,7 +127,7 @@ fn nothing_is_lost(world: &mut World) {
         // of the writing. What is taken out is an old version in the trash.
         let rewritten = past.rewritten.iter().any(|(_, again)| *again == content);
         let in_trash = || world.nodes.iter().any(|n| n.disk.trash.values().any(|f| f.content == content));
-        if !twice && !often && !(rewritten && past.log_lost && in_trash()) {
+        if !(twice || often || rewritten && past.log_lost && in_trash()) {
             gone.push(format!("lost: {} of n{} {}", world.name(content), written.node, written.path));
         }
     }
