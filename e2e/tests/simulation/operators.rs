@@ -48,6 +48,25 @@ impl Sim {
         }
     }
 
+    /// The next pass of the scrub: a repair that was asked for while the log had lost the path's event has ended with nothing to fetch. True: it found something.
+    pub fn scrub(&mut self) -> bool {
+        let mut world = self.world();
+        let mut found = Vec::new();
+        for (n, node) in world.nodes.iter().enumerate() {
+            for at in PATHS.map(path) {
+                let rotten = differences(&world, n, &at).is_some_and(|all| all.contains(&Difference::Rotten));
+                if rotten {
+                    let said = format!("n{n} scrubs {at}");
+                    now(node.index.write(move |tx| tx.repair(&at))).expect("an index in memory");
+                    found.push(said);
+                }
+            }
+        }
+        let any = !found.is_empty();
+        found.into_iter().for_each(|said| world.note(said));
+        any
+    }
+
     /// The bytes of a file that the index knows change, and its stat does not; the scrub finds it.
     pub fn rot(&mut self, node: usize, at: &str) {
         let at = path(at);
