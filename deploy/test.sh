@@ -4,7 +4,7 @@
 #   deploy/test.sh [--full]
 #
 # The end-to-end tests run with a current nats-server and with the oldest one that is supported, and what depends on
-# permissions once more as an ordinary user. --full adds what takes gigabytes or minutes, and the latency bar.
+# permissions once more as an ordinary user. --full adds what takes gigabytes or minutes, the latency bar, and the mutations.
 # What the tests of faults need (strace, ext4, a false clock) is installed where it is missing. The last line is the sum:
 # "N passed, N failed". What could not run on this machine is counted in the line before it.
 set -euo pipefail
@@ -117,6 +117,9 @@ if $full; then
   step "what is too long for every commit"
   # One at a time: gigabytes and milliseconds do not go together.
   RUST_TEST_THREADS=1 tested cargo test --release --workspace --no-fail-fast -- --ignored
+
+  step "mutations: each must turn a test red"
+  deploy/mutations.sh || failed_runs=$((failed_runs + 1))
 fi
 
 step "sum"

@@ -1,7 +1,7 @@
 //! Events that no honest writer sends: each is set aside on its own node, nothing of it reaches the disk, and the next valid one is applied.
 
 use common::hash::ContentHash;
-use e2e::{LONG, Mirror, Role, SOON, Tree, Writer, wait_for, write};
+use e2e::{LONG, Mirror, Node, Role, SOON, Tree, Writer, wait_for, write};
 use std::{fs, path::Path};
 
 const HASH: &str = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
@@ -138,4 +138,28 @@ fn a_size_or_hash_that_is_not_the_blobs_places_nothing_and_stops_nothing() {
         assert_eq!(Tree::of(&node.root).0.len(), 2);
         assert_eq!(fs::read_dir(node.path(".mirror/tmp")).unwrap().count(), 0);
     }
+}
+
+/// A user that may publish events, but may store nothing.
+const NO_BYTES: &str = "{user: b, password: p, permissions: {publish: {deny: [\"$O.>\"]}}}";
+
+#[test]
+fn an_event_waits_until_its_blob_is_stored() {
+    let mut mirror = Mirror::prepared(&["a", "b"]);
+    mirror.broker.let_in(NO_BYTES);
+    mirror.broker.start();
+    let (all, b) = (mirror.broker.url(), mirror.broker.url_of("b"));
+    mirror.nodes[0].find_broker_at(all);
+    mirror.nodes[1].find_broker_at(b);
+    mirror.nodes.iter_mut().for_each(Node::start_both);
+    write(&mirror.nodes[1].path("f"), b"f");
+    wait_for(LONG, "b to say that it cannot store the content", || {
+        let record = mirror.nats().record("b", Role::Watcher).ok_or("no record")?;
+        let said =
+            record["last_error"].as_str().is_some_and(|said| said.contains("cannot store the content"));
+        if said { Ok(()) } else { Err(record.to_string()) }
+    });
+    assert_eq!(mirror.log().len(), 0);
+    mirror.broker.let_in("{user: b, password: p}");
+    mirror.wait_everywhere("f", b"f");
 }

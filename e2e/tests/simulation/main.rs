@@ -14,6 +14,7 @@ mod process;
 mod repair;
 mod replicator;
 mod rules;
+mod rules_after_losses;
 mod rules_on_disk;
 mod sim;
 mod trial;
@@ -21,10 +22,16 @@ mod users;
 mod watcher;
 mod world;
 
-use std::env;
+use std::{
+    env,
+    sync::atomic::{AtomicU64, Ordering},
+    thread,
+};
 
-/// Seeds in an ordinary test run: some ten seconds of one core, with optimisation and without.
-const SEEDS: u64 = if cfg!(debug_assertions) { 300 } else { 2000 };
+/// Seeds in an ordinary test run: some twenty seconds of two cores, with optimisation and without.
+const SEEDS: u64 = if cfg!(debug_assertions) { 400 } else { 4000 };
+/// Trials played at once.
+const PLAYERS: usize = 2;
 
 fn setting(name: &str, default: u64) -> u64 {
     env::var(name)
@@ -34,13 +41,22 @@ fn setting(name: &str, default: u64) -> u64 {
 #[test]
 fn no_interleaving_loses_a_file_or_brings_one_back() {
     let (start, seeds) = (setting("MEDIAMIRROR_SIM_START", 0), setting("MEDIAMIRROR_SIM_SEEDS", SEEDS));
-    let mut failed = Vec::new();
-    for seed in start..start + seeds {
-        let ops = trial::draw(seed);
-        if let (Some(failure), _) = trial::play(&ops) {
-            failed.push((seed, failure));
+    let next = AtomicU64::new(start);
+    let play = || {
+        let mut failed = Vec::new();
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= start + seeds {
+                return failed;
+            }
+            failed.extend(trial::play(&trial::draw(seed)).0.map(|failure| (seed, failure)));
         }
-    }
+    };
+    let mut failed: Vec<(u64, String)> = thread::scope(|scope| {
+        let players: Vec<_> = (0..PLAYERS).map(|_| scope.spawn(play)).collect();
+        players.into_iter().flat_map(|player| player.join().unwrap()).collect()
+    });
+    failed.sort();
     let Some((seed, failure)) = failed.first() else { return };
     let ops = trial::shrink(trial::draw(*seed), failure);
     let (shrunk, trace) = trial::play(&ops);

@@ -15,9 +15,17 @@ impl Sim {
     /// `watcher approve`, or with `--revert`. Whatever put it beyond the limit is over.
     pub fn answer_held(&mut self, node: usize, approve: bool) {
         let mut world = self.world();
-        let node = &mut world.nodes[node];
-        node.bulk = false;
-        let answered = node.index.write(move |tx| if approve { tx.approve_held() } else { tx.revert_held() });
+        world.nodes[node].bulk = false;
+        let index = world.nodes[node].index.clone();
+        if !approve {
+            // What stands here replaces what the log has, by the operator's will.
+            for at in PATHS.map(path) {
+                let held = index.held_answer(&at, HeldKind::Replacement).expect("the index").is_some();
+                let last = world.past.log.values().rfind(|event| event.path == at).map(|event| event.sha256);
+                world.past.dropped.extend(last.filter(|_| held));
+            }
+        }
+        let answered = index.write(move |tx| if approve { tx.approve_held() } else { tx.revert_held() });
         now(answered).expect("an index in memory");
     }
 
@@ -38,6 +46,25 @@ impl Sim {
             });
             now(asked).expect("an index in memory");
         }
+    }
+
+    /// The next pass of the scrub: a repair that was asked for while the log had lost the path's event has ended with nothing to fetch. True: it found something.
+    pub fn scrub(&mut self) -> bool {
+        let mut world = self.world();
+        let mut found = Vec::new();
+        for (n, node) in world.nodes.iter().enumerate() {
+            for at in PATHS.map(path) {
+                let rotten = differences(&world, n, &at).is_some_and(|all| all.contains(&Difference::Rotten));
+                if rotten {
+                    let said = format!("n{n} scrubs {at}");
+                    now(node.index.write(move |tx| tx.repair(&at))).expect("an index in memory");
+                    found.push(said);
+                }
+            }
+        }
+        let any = !found.is_empty();
+        found.into_iter().for_each(|said| world.note(said));
+        any
     }
 
     /// The bytes of a file that the index knows change, and its stat does not; the scrub finds it.

@@ -1,4 +1,5 @@
-//! The rules, each by the order of events that it closes, step by step. Those whose point is the disk are in [`rules_on_disk`](crate::rules_on_disk).
+//! The rules, each by the order of events that it closes, step by step. Those whose point is the disk are in [`rules_on_disk`](crate::rules_on_disk), those about what a log
+//! or a node has lost in [`rules_after_losses`](crate::rules_after_losses).
 
 use crate::{
     check,
@@ -18,12 +19,12 @@ use common::{
 const LONG: u32 = 200;
 
 impl Sim {
-    fn on_disk(&self, node: usize, at: &str) -> Option<ContentHash> {
+    pub fn on_disk(&self, node: usize, at: &str) -> Option<ContentHash> {
         self.world().nodes[node].disk.tree.get(&path(at)).map(|file| file.content)
     }
 
     /// The log's last event of a path: version, and the content unless it is removed.
-    fn last(&self, at: &str) -> Option<(u64, Option<ContentHash>)> {
+    pub fn last(&self, at: &str) -> Option<(u64, Option<ContentHash>)> {
         let log = self.world().log.clone();
         let last = now(log.last(&path(at))).unwrap()?;
         let event = last.event.unwrap();
@@ -31,7 +32,7 @@ impl Sim {
     }
 
     /// Contents kept as lost conflicts in a node's trash.
-    fn lost(&self, node: usize) -> Vec<ContentHash> {
+    pub fn lost(&self, node: usize) -> Vec<ContentHash> {
         let world = self.world();
         let node = &world.nodes[node];
         let lost = node.index.trash().unwrap().into_iter().filter(|entry| entry.lost);
@@ -39,14 +40,14 @@ impl Sim {
     }
 
     /// Two nodes that have both seen the (empty) log.
-    fn pair() -> Self {
+    pub fn pair() -> Self {
         let mut sim = Self::new();
         (0..2).for_each(|node| sim.run_node(node));
         sim
     }
 
     /// Everything settles, and all that must hold does.
-    fn ends_well(mut self) {
+    pub fn ends_well(mut self) {
         self.settle();
         check::all(&self);
         let failure = self.world().failure.take();
@@ -91,6 +92,24 @@ fn rule_02_offers() {
     assert_eq!((sim.on_disk(0, "p"), sim.lost(0)), (Some(second), vec![]), "{first} was placed over it");
     sim.run_node(0);
     assert_eq!(sim.last("p"), Some((2, Some(second))));
+    sim.ends_well();
+}
+
+/// A removal that this node has never seen is what its offer stands on, and reaches its replicator before the offer is published.
+#[test]
+fn rule_02_events_up_to_the_one_that_an_offer_replaces() {
+    let mut sim = Sim::pair();
+    sim.write(1, "p");
+    sim.run_to(1, Watcher, "published");
+    sim.run_to(1, Watcher, "scanned");
+    sim.remove(1, "p");
+    sim.run_to(1, Watcher, "published");
+    let ours = sim.write(0, "p");
+    (0..2).for_each(|_| sim.run_to(0, Watcher, "offered")); // The first is refused.
+    (0..2).for_each(|_| sim.run_to(0, Replicator, "recorded"));
+    assert_eq!((sim.on_disk(0, "p"), sim.lost(0)), (Some(ours), vec![]), "the user's file was taken out");
+    sim.run_to(0, Watcher, "published");
+    assert_eq!(sim.last("p"), Some((3, Some(ours))));
     sim.ends_well();
 }
 
@@ -144,64 +163,61 @@ fn rule_06_the_loser_is_kept() {
     sim.ends_well();
 }
 
-/// A root comes back from last week.
+/// A user writes the very bytes again that another node removes.
 #[test]
-fn rule_07_old_content_is_no_news() {
+fn rule_06_rewritten_content_outlives_a_removal() {
     let mut sim = Sim::pair();
-    sim.write(0, "p");
+    let content = sim.write(0, "p");
     (0..2).for_each(|node| sim.run_node(node));
-    sim.copy_node(1);
-    let newer = sim.write(0, "p");
-    (0..2).for_each(|node| sim.run_node(node));
-    sim.restore_root(1);
-    assert_ne!(sim.on_disk(1, "p"), Some(newer));
-    sim.world().nodes[1].disk.number = 0; // As it was then.
+    sim.write_again(1, "p");
+    sim.run_to(1, Watcher, "scanned");
+    sim.remove(0, "p");
+    sim.run_node(0);
+    assert_eq!(sim.last("p"), Some((2, None)));
+    sim.run_to(1, Replicator, "recorded");
+    assert_eq!(sim.on_disk(1, "p"), Some(content));
     sim.run_node(1);
-    assert_eq!((sim.last("p"), sim.on_disk(1, "p")), (Some((2, Some(newer))), Some(newer)));
-    assert_eq!(sim.lost(1), vec![], "an old version is nobody's work");
+    assert_eq!(sim.last("p"), Some((3, Some(content))));
     sim.ends_well();
 }
 
-/// The log lost its last event and has gone on since: the sequences fit, the events do not.
+/// More is removed than may go by itself: it waits for an operator, who agrees, or takes it back.
 #[test]
-fn rule_09_trust() {
-    let mut sim = Sim::pair();
-    sim.write(0, "p");
-    sim.run_node(0);
-    let forgotten = sim.write(0, "q");
-    sim.run_node(0);
-    assert_eq!(sim.last("q"), Some((2, Some(forgotten))));
-    (0..2).for_each(|node| sim.kill_node(node));
-    sim.world().roll_back(1);
-    let other = sim.write(1, "p");
-    sim.run_node(1);
-    assert_eq!(sim.last("p").map(|(version, _)| version), Some(1), "node 1's is a conflict");
-    sim.write_content(1, "p", other);
-    sim.run_to(1, Watcher, "published");
-    assert_eq!(sim.last("p").map(|(version, _)| version), Some(2), "the lost position is taken");
-    sim.run_node(0);
-    assert_eq!(sim.last("q"), Some((3, Some(forgotten))));
-    sim.ends_well();
+fn rule_08_many_removals_are_held() {
+    for approve in [true, false] {
+        let mut sim = Sim::pair();
+        let content = sim.write(0, "p");
+        (0..2).for_each(|node| sim.run_node(node));
+        sim.world().nodes[0].bulk = true;
+        sim.remove(0, "p");
+        sim.run_node(0);
+        assert_eq!(sim.last("p"), Some((1, Some(content))), "the removal is held");
+        let held = sim.world().nodes[0].index.held_count().unwrap();
+        assert_eq!((held.removals, held.replacements), (1, 0));
+        sim.answer_held(0, approve);
+        sim.run_node(0);
+        let log = if approve { (2, None) } else { (1, Some(content)) };
+        assert_eq!((sim.last("p"), sim.on_disk(0, "p")), (Some(log), log.1));
+        sim.ends_well();
+    }
 }
 
-/// The log is made anew, and the node that is behind publishes first.
+/// More unknown files would be replaced than may be: they stay, and what the operator wants to keep is published instead.
 #[test]
-fn rule_10_generations() {
-    let mut sim = Sim::pair();
-    sim.write(0, "p");
-    (0..2).for_each(|node| sim.run_node(node));
-    let newer = sim.write(0, "p");
-    sim.kill_node(1);
-    sim.run_node(0);
-    sim.kill_node(0);
-    sim.world().wipe();
-    sim.run_node(1);
-    assert_ne!(sim.last("p").unwrap().1, Some(newer), "node 1 knows only the older one");
-    sim.run_node(0);
-    assert_eq!(sim.last("p"), Some((2, Some(newer))));
-    sim.settle();
-    assert_eq!((sim.lost(0), sim.lost(1)), (vec![], vec![]), "an ordinary replacement");
-    sim.ends_well();
+fn rule_08_many_replacements_are_held() {
+    for approve in [true, false] {
+        let mut sim = Sim::pair();
+        let (theirs, ours) = (sim.write(0, "p"), sim.write(1, "p"));
+        sim.run_node(0);
+        sim.world().nodes[1].bulk = true;
+        sim.run_to(1, Replicator, "recorded");
+        assert_eq!((sim.on_disk(1, "p"), sim.last("p")), (Some(ours), Some((1, Some(theirs)))));
+        sim.answer_held(1, approve);
+        sim.run_node(1);
+        let (log, lost) = if approve { ((1, theirs), vec![ours]) } else { ((2, ours), vec![]) };
+        assert_eq!((sim.last("p"), sim.lost(1)), (Some((log.0, Some(log.1))), lost));
+        sim.ends_well();
+    }
 }
 
 /// An event whose blob is gone is set aside; the next of another path is applied, and a newer one of its own path ends it.

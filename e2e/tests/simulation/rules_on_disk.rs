@@ -127,8 +127,9 @@ async fn rule_03_intents() {
     let old = f.stat("f");
     let intent = f.intend(Some(old), Kind::Added).await;
     f.root.place_over(&intent.temp, &f.root.make_folder(&path("f")).unwrap()).unwrap();
-    f.write("f", USERS);
-    assert_eq!(f.resolve(&intent).await, Resolved::Done);
+    f.write("g", USERS);
+    std::fs::rename(f.dir.path().join("g"), f.dir.path().join("f")).unwrap();
+    assert_eq!(f.resolve(&intent).await, Resolved::Done, "what stands at the path says nothing");
     let row = f.state().row.unwrap();
     assert_eq!((row.version, row.content(), row.stat), (Version::new(7), Some(ContentHash::of(NEW)), None));
     assert_eq!((f.read("f"), f.trash()), (Some(USERS.into()), vec![(false, OLD.into())]));

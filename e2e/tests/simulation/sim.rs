@@ -128,7 +128,7 @@ impl Sim {
                 let world = self.world();
                 (world.steps, world.steps - world.last_note)
             };
-            if silent > QUIET {
+            if silent > QUIET && !self.scrub() {
                 return;
             }
             if steps > end {

@@ -96,6 +96,8 @@ pub struct Past {
     pub at_restore: BTreeMap<MediaPath, ContentHash>,
     /// The same bytes written again.
     pub rewritten: BTreeSet<(MediaPath, ContentHash)>,
+    /// Events of the log were lost.
+    pub log_lost: bool,
     /// What files have become by themselves.
     pub rotten: BTreeSet<ContentHash>,
 }
@@ -218,6 +220,7 @@ impl World {
         let to = Version::new(last.saturating_sub(events));
         self.log.rollback(to);
         self.past.log.retain(|version, _| *version <= to);
+        self.past.log_lost = true;
         self.epoch += 1;
     }
 
@@ -227,6 +230,7 @@ impl World {
         let first = self.past.log.keys().next().map_or(end, |first| end.min(first.get() + events));
         self.log.trim(Version::new(first));
         self.past.log.retain(|version, _| version.get() >= first);
+        self.past.log_lost = true;
         self.epoch += 1;
     }
 
@@ -241,6 +245,7 @@ impl World {
     pub fn wipe(&mut self) {
         self.log.wipe();
         self.past.log.clear();
+        self.past.log_lost = true;
         self.epoch += 1;
     }
 
