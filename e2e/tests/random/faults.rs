@@ -283,7 +283,7 @@ fn undo(world: &mut World, open: Open) {
         Open::Full(ballast) => {
             world.note("== there is room".into());
             fs::remove_file(ballast).unwrap();
-            world.start_ended(SMALL);
+            world.all_run(SMALL);
         }
     }
 }
