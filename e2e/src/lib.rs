@@ -25,7 +25,7 @@ pub use disk::{Cut, Disk};
 pub use mirror::Mirror;
 pub use nats::{LogLine, Nats, Spoil, Tap, Transfers};
 pub use node::{Node, Role};
-pub use process::{Finished, Process, run, running_with};
+pub use process::{Finished, Process, as_user, run, running_with};
 pub use proxy::{Link, Proxy};
 pub use reader::Reader;
 pub use seed::seed;

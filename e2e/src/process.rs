@@ -148,6 +148,13 @@ impl Finished {
     }
 }
 
+/// A command that runs a program as another user; for root only.
+pub fn as_user(id: u32, program: &Path) -> Command {
+    let mut command = Command::new("setpriv");
+    command.arg(format!("--reuid={id}")).arg(format!("--regid={id}")).arg("--clear-groups").arg(program);
+    command
+}
+
 /// Runs a command to its end, which has to come within `limit`.
 pub fn run(limit: Duration, mut command: Command) -> Finished {
     let (out, err) = (tempfile::NamedTempFile::new(), tempfile::NamedTempFile::new());

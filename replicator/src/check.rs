@@ -26,10 +26,10 @@ const RETRY: Duration = Duration::from_secs(1);
 /// What one page of the log came to.
 pub struct Page {
     /// Events that are the newest of their path, and that the index does not know.
-    missing: Vec<Logged>,
+    pub missing: Vec<Logged>,
     events: u64,
     /// Where to go on.
-    next: Version,
+    pub next: Version,
 }
 
 /// Why a page could not be read. It is asked for again.
@@ -130,7 +130,8 @@ pub async fn read_page(check: &mut Option<Check>) -> Result<Page, PageError> {
     }
 }
 
-async fn page<L: EventLog>(
+/// The newest events of their paths from `from` to `to` that the index does not know; one page.
+pub async fn page<L: EventLog>(
     log: &L,
     index: &Index,
     generation: Generation,

@@ -31,7 +31,7 @@ pub enum Verdict {
 }
 
 /// Decides. `answer`: `None` when the path is not held. `others`: other paths are held without an answer. `too_many`: this one would be one too many.
-fn judge(answer: Option<Answer>, others: bool, too_many: bool) -> Verdict {
+pub fn judge(answer: Option<Answer>, others: bool, too_many: bool) -> Verdict {
     match answer {
         Some(Answer::Approved) => Verdict::Replace,
         Some(Answer::Reverted) => Verdict::Keep,

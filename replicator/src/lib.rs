@@ -6,12 +6,12 @@
 #![allow(missing_docs)] // A program's own modules; each file says what it promises.
 
 mod apply;
-mod check;
+pub mod check;
 pub mod cli;
 mod commands;
 mod fetch;
 mod history;
-mod hold;
+pub mod hold;
 mod intend;
 mod log_command;
 mod node;
@@ -19,7 +19,7 @@ mod parked;
 mod parts;
 pub mod plan;
 mod recovery;
-mod repair;
+pub mod repair;
 mod replay;
 mod restock;
 mod restore;
@@ -29,5 +29,5 @@ mod space;
 mod sync;
 pub mod tracker;
 mod upkeep;
-mod verify;
+pub mod verify;
 mod work;

@@ -20,7 +20,7 @@ use common::{
 
 /// What a repair comes to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Decision {
+pub enum Decision {
     /// The content stands there.
     Whole,
     /// Nothing stands there: fetch it.
@@ -32,7 +32,7 @@ enum Decision {
 }
 
 /// Decides by row and disk. `disk`: read now, whatever its stat.
-fn decide(row: &Row, disk: OnDisk) -> Decision {
+pub fn decide(row: &Row, disk: OnDisk) -> Decision {
     match disk {
         OnDisk::Absent => Decision::Fetch,
         OnDisk::File(content, _) if row.content() == Some(content) => Decision::Whole,

@@ -113,9 +113,8 @@ pub struct Service<L: EventLog, B> {
     work: JoinSet<Ended<DeliveryOf<L>>>,
     pauses: JoinSet<Item<DeliveryOf<L>>>,
     reads: JoinSet<Read>,
-    read_again: Option<(Version, Version)>,
-    /// The consumer is ahead of its log: what is new is read by Direct Get.
-    consumer_ahead: Option<Version>,
+    /// Where the log ends, as far as that matters to what is read of it.
+    log_end: Version,
     outstanding: HashMap<Version, Arc<DeliveryOf<L>>>,
     check: Option<Check>,
     /// The broker was away, or the process was, since the log was read through.
@@ -156,8 +155,7 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
             work: JoinSet::new(),
             pauses: JoinSet::new(),
             reads: JoinSet::new(),
-            read_again: None,
-            consumer_ahead: None,
+            log_end: Version::ZERO,
             outstanding: HashMap::new(),
             check: None,
             unchecked: true,
@@ -248,7 +246,6 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
         // All of it is read again, or delivered again.
         self.fresh.clear();
         self.again.clear();
-        self.read_again = None;
         self.unchecked |= self.check.take().is_some();
         self.outstanding.clear();
         self.room.forget_all_but(STATE_DISK);
@@ -298,10 +295,8 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
                 self.stored = state.version;
                 let delivered = consumer.delivered.max(consumer.acknowledged);
                 self.look_at_consumer(delivered, session.log.last, state.version);
-                self.consumer_ahead = (delivered > session.log.last).then_some(delivered);
-                let to = delivered.min(session.log.last);
-                self.tracker.read_again(state.version.next(), to);
-                self.read_again = (state.version < to).then_some((state.version.next(), to));
+                self.tracker.read_after(delivered);
+                self.log_end = session.log.last;
                 tracing::info!(version = %state.version, head = %session.log.last, "the log is trusted; following");
                 // A generation that has not read its log yet is about to.
                 let unread = state.fresh && !state.log_read;
@@ -339,7 +334,7 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
     }
 
     fn read_on(&mut self) {
-        let Some((from, to)) = self.read_again else { return };
+        let Some((from, to)) = self.tracker.to_read(self.log_end) else { return };
         let enough = self.again.len() >= READY || self.pauses.len() >= WAITING;
         if !self.reads.is_empty() || enough || self.session.is_none() {
             return;
@@ -362,7 +357,6 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
             Ok((events, next)) => {
                 self.take_again(events);
                 self.tracker.read_up_to(next);
-                self.read_again = self.read_again.filter(|(_, to)| next <= *to).map(|(_, to)| (next, to));
             }
             Err(error) => {
                 self.trouble(error_chain(&error));
@@ -382,7 +376,7 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
     /// Goes on with the check while nothing waits.
     fn check_on(&mut self) {
         self.check.take_if(|check| check.is_over());
-        let waiting = !self.fresh.is_empty() || !self.again.is_empty() || self.read_again.is_some();
+        let waiting = !self.fresh.is_empty() || !self.again.is_empty() || self.is_reading();
         let (version, idle) = (self.tracker.version().0, self.pending() == 0);
         if let Some(check) = self.check.as_mut().filter(|_| !waiting) {
             check.go_on(&self.node.log, &self.node.index, version, idle);
@@ -596,8 +590,8 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
             self.room.remove(STATE_DISK);
         }
         self.busy_now.store(self.pending() > 0, Ordering::Relaxed);
-        if let Some(ahead) = self.consumer_ahead {
-            self.follow_by_reading(ahead).await;
+        if self.session.is_some() && self.tracker.reads_beyond(self.log_end) {
+            self.follow_by_reading().await;
         }
         if self.work.is_empty() && self.pauses.is_empty() {
             self.last_trouble = None;
@@ -642,7 +636,7 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
         let Some(session) = &self.session else { return Ok(()) };
         let (version, at_version) = self.tracker.version();
         let state = self.node.index.node()?;
-        let log_read = version >= session.log.last && self.read_again.is_none();
+        let log_read = version >= session.log.last && !self.is_reading();
         if version == self.stored && (state.log_read || !log_read) {
             return Ok(());
         }
@@ -681,7 +675,7 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
     fn is_idle(&self) -> bool {
         let head = self.session.as_ref().map(|session| session.log.last);
         let caught_up = head.is_some_and(|head| self.tracker.version().0 >= head);
-        caught_up && self.read_again.is_none() && self.pending() == 0
+        caught_up && !self.is_reading() && self.pending() == 0
     }
 
     fn keep_up(&mut self) {
@@ -721,18 +715,15 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
         }
     }
 
-    async fn follow_by_reading(&mut self, ahead: Version) {
-        if self.read_again.is_some() || self.session.is_none() {
-            return;
-        }
+    /// Something of the log is still to be read.
+    fn is_reading(&self) -> bool {
+        self.tracker.to_read(self.log_end).is_some()
+    }
+
+    /// The consumer is ahead of its log: what is new is read by Direct Get until the log has passed it.
+    async fn follow_by_reading(&mut self) {
         if let Ok(state) = self.node.log.state().await {
-            let version = self.tracker.version().0;
-            if state.last > version && self.tracker.working() == 0 {
-                self.tracker.read_again(version.next(), state.last);
-                self.read_again = Some((version.next(), state.last));
-            }
-            // Until the version has passed what the consumer believes to have delivered, it delivers nothing new.
-            self.consumer_ahead = (version < ahead).then_some(ahead);
+            self.log_end = state.last;
         }
     }
 
@@ -769,7 +760,7 @@ async fn read<L: EventLog>(
     newest_only: bool,
 ) -> Result<(Vec<Logged>, Version), BrokerError> {
     let mut events = log.read(from, READ).await?;
-    let next = events.last().map_or(to.next(), |last| last.version.next());
+    let next = events.last().map_or(to, |last| last.version.min(to)).next();
     events.retain(|logged| logged.version <= to);
     if newest_only {
         let paths: Vec<_> =

@@ -23,9 +23,21 @@ impl Tracker {
         Self { version, at_version, ..Self::default() }
     }
 
-    /// Everything in this range is still to be read: the version does not pass its beginning.
-    pub fn read_again(&mut self, from: Version, to: Version) {
-        self.reading = (from <= to).then_some((from, to));
+    /// Everything after the version and up to what the consumer believes to have delivered is still to be read, for it delivers nothing of that again: the version
+    /// does not pass it unread. It may lie beyond the end of a log that was rolled back, and is read as the log comes to have it.
+    pub fn read_after(&mut self, delivered: Version) {
+        let from = self.version.next();
+        self.reading = (from <= delivered).then_some((from, delivered));
+    }
+
+    /// What of that can be read from a log that ends at `last`.
+    pub fn to_read(&self, last: Version) -> Option<(Version, Version)> {
+        self.reading.map(|(from, to)| (from, to.min(last))).filter(|(from, to)| from <= to)
+    }
+
+    /// Whether some of that lies beyond the end of the log, so that it must be asked for its end again.
+    pub fn reads_beyond(&self, last: Version) -> bool {
+        self.reading.is_some_and(|(_, to)| to > last)
     }
 
     /// The range has been read up to, not including, `next`.
@@ -67,11 +79,6 @@ impl Tracker {
         (self.version, self.at_version.as_ref())
     }
 
-    /// How many events are in work.
-    pub fn working(&self) -> usize {
-        self.working.len()
-    }
-
     /// Ranges applied past the version, ascending, the first [`BEYOND`]. An event in between that was never delivered does not part two ranges.
     pub fn beyond(&self) -> Vec<(Version, Version)> {
         let mut ranges: Vec<(Version, Version)> = Vec::new();
@@ -109,7 +116,7 @@ mod tests {
         tracker.end(landmark(5));
         assert_eq!((tracker.version().0, tracker.beyond()), (v(3), vec![(v(5), v(7))]));
         tracker.end(landmark(4));
-        assert_eq!((tracker.version().0, tracker.beyond(), tracker.working()), (v(7), vec![], 1));
+        assert_eq!((tracker.version().0, tracker.beyond()), (v(7), vec![]));
         tracker.end(landmark(9));
         assert_eq!(tracker.version(), (v(9), Some(&landmark(9))));
     }
@@ -117,7 +124,7 @@ mod tests {
     #[test]
     fn the_version_does_not_pass_what_is_still_to_be_read() {
         let mut tracker = Tracker::new(v(0), None);
-        tracker.read_again(v(1), v(10));
+        tracker.read_after(v(10));
         tracker.begin(v(12));
         tracker.end(landmark(12));
         assert_eq!((tracker.version().0, tracker.beyond()), (v(0), vec![(v(12), v(12))]));
@@ -128,12 +135,37 @@ mod tests {
         assert_eq!(tracker.version().0, v(12));
     }
 
+    /// Its consumer has delivered up to 5 of a log that was rolled back to 3, so it will not deliver the next 4 and 5.
+    #[test]
+    fn the_version_does_not_pass_what_a_consumer_ahead_of_its_log_leaves_out() {
+        let mut tracker = Tracker::new(v(3), None);
+        tracker.read_after(v(5));
+        assert_eq!((tracker.to_read(v(3)), tracker.reads_beyond(v(3))), (None, true));
+        tracker.begin(v(6));
+        tracker.end(landmark(6));
+        assert_eq!((tracker.version().0, tracker.beyond()), (v(3), vec![(v(6), v(6))]));
+        assert_eq!(tracker.to_read(v(4)), Some((v(4), v(4))));
+        tracker.read_up_to(v(5));
+        assert_eq!(
+            (tracker.version().0, tracker.to_read(v(4)), tracker.reads_beyond(v(4))),
+            (v(3), None, true)
+        );
+        assert_eq!((tracker.to_read(v(6)), tracker.reads_beyond(v(6))), (Some((v(5), v(5))), false));
+        tracker.begin(v(5));
+        tracker.read_up_to(v(6));
+        tracker.end(landmark(5));
+        assert_eq!((tracker.version().0, tracker.to_read(v(6))), (v(6), None));
+    }
+
     #[test]
     fn an_event_that_comes_again_changes_nothing() {
         let mut tracker = Tracker::new(v(5), Some(landmark(5)));
         tracker.begin(v(4));
         tracker.end(landmark(4));
-        assert_eq!((tracker.version().0, tracker.working()), (v(5), 0));
+        assert_eq!(tracker.version(), (v(5), Some(&landmark(5))));
+        tracker.begin(v(6));
+        tracker.end(landmark(6));
+        assert_eq!(tracker.version().0, v(6), "and is not waited for");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use super::{ConsumerState, Delivery, EventLog, Follower, LogState, Logged, Published};
 use crate::{
     broker::BrokerError,
-    event::{Event, StreamCreated, Version},
+    event::{Event, EventId, StreamCreated, Version},
     names::{MirrorName, NodeName},
     path::MediaPath,
     subject::Subjects,
@@ -35,6 +35,8 @@ struct Shared {
     events: BTreeMap<u64, Logged>,
     by_subject: HashMap<String, BTreeSet<u64>>,
     consumers: HashMap<NodeName, Consumer>,
+    /// What was published within the window in which a broker tells duplicates. It outlives events that are trimmed.
+    recent: HashMap<EventId, u64>,
     away: bool,
 }
 
@@ -76,6 +78,7 @@ impl MemoryLog {
             events: BTreeMap::new(),
             by_subject: HashMap::new(),
             consumers: HashMap::new(),
+            recent: HashMap::new(),
             away: false,
         };
         let shared = Arc::new(Mutex::new(shared));
@@ -93,7 +96,35 @@ impl MemoryLog {
                 }
             }
             shared.last = shared.last.min(to.get());
+            shared.recent.retain(|_, sequence| *sequence <= to.get());
         });
+    }
+
+    /// The oldest events, up to and not including this version, are dropped, whether their path has a newer one or not.
+    pub fn trim(&self, first: Version) {
+        self.with(|shared| {
+            let kept = shared.events.split_off(&first.get());
+            for (sequence, logged) in std::mem::replace(&mut shared.events, kept) {
+                if let Some(of_path) = shared.by_subject.get_mut(&logged.subject) {
+                    of_path.remove(&sequence);
+                }
+            }
+        });
+    }
+
+    /// All consumers are deleted.
+    pub fn delete_consumers(&self) {
+        self.with(|shared| shared.consumers.clear());
+    }
+
+    /// So much time passes that no duplicates are told any more.
+    pub fn forget_duplicates(&self) {
+        self.with(|shared| shared.recent.clear());
+    }
+
+    /// Sets the broker's clock.
+    pub fn set_clock(&self, now: Timestamp) {
+        self.with(|shared| shared.began = (now, Instant::now()));
     }
 
     /// The stream deleted and made anew: another creation time, no events, no consumers.
@@ -106,6 +137,7 @@ impl MemoryLog {
             shared.events.clear();
             shared.by_subject.clear();
             shared.consumers.clear();
+            shared.recent.clear();
         });
     }
 
@@ -175,7 +207,12 @@ impl EventLog for MemoryLog {
     async fn state(&self) -> Result<LogState, BrokerError> {
         self.ask("asking for the log", |shared| LogState {
             created: StreamCreated(shared.created),
-            first: Version::new(shared.events.keys().next().copied().unwrap_or(shared.last)),
+            // An empty one begins with what comes next, as a broker says it, unless it was never written to.
+            first: match shared.events.keys().next() {
+                Some(first) => Version::new(*first),
+                None if shared.last == 0 => Version::ZERO,
+                None => Version::new(shared.last + 1),
+            },
             last: Version::new(shared.last),
             history: shared.history,
             now: Some(shared.now()),
@@ -183,16 +220,30 @@ impl EventLog for MemoryLog {
     }
 
     async fn publish(&self, event: &Event) -> Result<Published, BrokerError> {
-        let subject = self.subjects.of(&event.path);
-        let published = self.ask("publishing", |shared| match shared.last_of(&subject) {
-            Some(last)
-                if last.version > event.replaces
-                    && last.id(&self.subjects) == event.identity(&self.subjects) =>
-            {
-                Published::Stored(last.version)
+        let (subject, id) = (self.subjects.of(&event.path), event.identity(&self.subjects));
+        let published = self.ask("publishing", |shared| {
+            // As a broker does it: duplicates first. One that is gone is published again.
+            if let Some(sequence) = shared.recent.get(&id) {
+                if *sequence <= event.replaces.get() {
+                    return Published::Refused;
+                }
+                if shared.events.get(sequence).is_some_and(|stored| stored.id(&self.subjects) == id) {
+                    return Published::Stored(Version::new(*sequence));
+                }
             }
-            last if last.map_or(Version::ZERO, |last| last.version) != event.replaces => Published::Refused,
-            _ => Published::Stored(shared.append(&self.subjects, subject, event.encode().into())),
+            match shared.last_of(&subject) {
+                Some(last) if last.version > event.replaces && last.id(&self.subjects) == id => {
+                    Published::Stored(last.version)
+                }
+                last if last.map_or(Version::ZERO, |last| last.version) != event.replaces => {
+                    Published::Refused
+                }
+                _ => {
+                    let version = shared.append(&self.subjects, subject, event.encode().into());
+                    shared.recent.insert(id, version.get());
+                    Published::Stored(version)
+                }
+            }
         })?;
         self.changed.send_replace(());
         Ok(published)
@@ -367,6 +418,34 @@ mod tests {
         assert_eq!((&after.created, after.last), (&before.created, Version::new(1)));
         let again = log.publish(&contract::event("d", b"1", Version::ZERO)).await;
         assert_eq!(again.expect("stored"), Published::Stored(Version::new(2)), "a version is given twice");
+
+        let event = contract::event("d", b"1", Version::ZERO);
+        let again = log.publish(&contract::event("d", b"2", Version::new(2))).await;
+        assert_eq!(again.expect("stored"), Published::Stored(Version::new(3)));
+        let duplicate = log.publish(&event).await.expect("known");
+        assert_eq!(
+            duplicate,
+            Published::Stored(Version::new(2)),
+            "a duplicate is told although it was replaced"
+        );
+        log.forget_duplicates();
+        assert_eq!(log.publish(&event).await.expect("a refusal"), Published::Refused);
+        log.trim(Version::new(4));
+        let state = log.state().await.expect("a state");
+        assert_eq!((state.first, state.last), (Version::new(4), Version::new(3)), "as a broker says it");
+        assert!(log.last(&event.path).await.expect("a read").is_none());
+        assert_eq!(log.publish(&event).await.expect("stored"), Published::Stored(Version::new(4)));
+        log.trim(Version::new(5));
+        let gone = log.publish(&event).await.expect("stored");
+        assert_eq!(
+            gone,
+            Published::Stored(Version::new(5)),
+            "a duplicate of what is gone is published again"
+        );
+
+        log.delete_consumers();
+        assert!(matches!(follower.next().await, Err(BrokerError::Absent { .. })));
+        let mut follower = log.follow(&node).await.expect("another");
 
         log.set_away(true);
         assert!(log.state().await.expect_err("away").is_away());

@@ -4,7 +4,7 @@
 use e2e::{
     LONG, Mirror, Node, Role, SOON, Tree, content, copy_folder, put_back, wait_for, wait_until, write,
 };
-use std::{fs, path::Path, time::Duration};
+use std::fs;
 
 /// Some files on both nodes, one of them replaced and one removed, and all agreed.
 fn with_history() -> Mirror {
@@ -231,28 +231,4 @@ fn a_root_restored_from_an_older_copy_takes_what_the_log_says() {
     put_back(&copy, &mirror.nodes[0].root);
     mirror.nodes[0].start_both();
     the_log_won(&mut mirror, events);
-}
-
-// ---- a crash --------------------------------------------------------------------------------------------------------
-
-#[test]
-fn a_replicator_killed_at_full_flow_is_placing_again_within_seconds() {
-    let mut mirror = Mirror::running(&["a", "b"]);
-    for i in 0..2_500 {
-        write(&mirror.nodes[0].path(format!("{}/{i}", i % 20)), &content(&i.to_string(), 4_000));
-    }
-    let b = mirror.nodes[1].root.clone();
-    let count = |root: &Path| Tree::sizes(root).0.len();
-    wait_until(LONG, "the flow to begin", || count(&b) > 200);
-    mirror.nodes[1].kill(Role::Replicator);
-    let killed_at = count(&b);
-    assert!(killed_at < 2_400, "all was over: {killed_at}");
-    mirror.nodes[1].start(Role::Replicator);
-    // 2 s on an idle machine.
-    wait_until(Duration::from_secs(5), "a newly placed file", || count(&b) > killed_at);
-    assert_eq!(mirror.wait_agreed(LONG).0.len(), 2_500);
-    for node in &mirror.nodes {
-        let left: Vec<_> = fs::read_dir(node.path(".mirror/tmp")).unwrap().flatten().collect();
-        assert!(left.is_empty(), "{left:?}");
-    }
 }

@@ -4,30 +4,20 @@
 //! Tests whose names begin with `full_` take minutes or gigabytes; `deploy/test.sh --full` runs them.
 #![allow(clippy::unwrap_used)]
 
-mod away;
-mod coverage;
-mod damage;
 mod embedded;
 mod faults;
 mod full;
 mod healing;
-mod held;
 mod independent;
 mod inspect;
 mod limits;
 mod live;
 mod moves;
 mod names;
-mod parked;
 mod readme;
-mod recovery;
 mod refusals;
-mod restore;
 mod rules;
 mod safety;
-mod scrub;
-mod space;
 mod start;
 mod uploads;
 mod users;
-mod verify;

@@ -106,8 +106,7 @@ fn a_root_that_is_not_writable_is_refused() {
         // A copy: the build's own folder may be closed to other users.
         let program = bin.join(role.name());
         fs::copy(role.program(), &program).unwrap();
-        let mut command =
-            if is_root { crate::users::as_user(65534, &program) } else { Command::new(&program) };
+        let mut command = if is_root { e2e::as_user(65534, &program) } else { Command::new(&program) };
         command.args(["run", "--nats-url", "nats://127.0.0.1:1", "--root"]).arg(&root);
         command.arg("--state").arg(home.join("state"));
         expect(&e2e::run(SOON, command), 1, &["media"]);

@@ -1,7 +1,12 @@
 //! How programs finish a file: each way is published once, and whole.
 
 use e2e::{Mirror, SOON, content, paced, write};
-use std::{fs, fs::File, io::Write, time::Duration};
+use std::{
+    fs,
+    fs::File,
+    io::Write,
+    time::{Duration, Instant},
+};
 
 /// One event for the path, none for any other, and the bytes everywhere.
 fn published_once(mirror: &mut Mirror, path: &str, bytes: &[u8]) {
@@ -40,12 +45,23 @@ fn an_upload_as_rsync_does_it_is_published_once() {
 
 #[test]
 fn a_file_written_in_place_over_ten_seconds_is_published_once() {
-    let mut mirror = Mirror::running(&["a", "b"]);
-    let bytes = content("slow", 1_000_000);
-    let mut file = File::create(mirror.nodes[0].path("slow.mp4")).unwrap();
-    paced(Duration::from_secs(1), bytes.chunks(100_000), |chunk| file.write_all(chunk).unwrap());
-    drop(file);
-    published_once(&mut mirror, "slow.mp4", &bytes);
+    // A file that stood still for five seconds counts as finished; a busy disk may hold up a write for that long.
+    for _ in 0..3 {
+        let mut mirror = Mirror::running(&["a", "b"]);
+        let bytes = content("slow", 1_000_000);
+        let mut file = File::create(mirror.nodes[0].path("slow.mp4")).unwrap();
+        let (mut last, mut gap) = (Instant::now(), Duration::ZERO);
+        paced(Duration::from_secs(1), bytes.chunks(100_000), |chunk| {
+            file.write_all(chunk).unwrap();
+            gap = gap.max(last.elapsed());
+            last = Instant::now();
+        });
+        drop(file);
+        if gap < Duration::from_secs(4) {
+            return published_once(&mut mirror, "slow.mp4", &bytes);
+        }
+    }
+    panic!("this machine stands still for seconds again and again");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Files of other users: a web server writes into folders that the replicator made.
 
-use e2e::{Mirror, SOON, content, write};
+use e2e::{Mirror, SOON, as_user, content, write};
 use std::{
     fs,
     os::unix::fs::{MetadataExt, PermissionsExt, chown},
@@ -10,13 +10,6 @@ use std::{
 
 /// A user that owns nothing else on this machine.
 const WEB: u32 = 61_234;
-
-/// A command that runs a program as another user; for root only.
-pub fn as_user(id: u32, program: &Path) -> Command {
-    let mut command = Command::new("setpriv");
-    command.arg(format!("--reuid={id}")).arg(format!("--regid={id}")).arg("--clear-groups").arg(program);
-    command
-}
 
 #[test]
 fn a_web_user_without_our_rights_writes_into_a_folder_that_the_replicator_made() {

@@ -1,7 +1,8 @@
 //! The broker's faults that the mirror's own tests leave out: it stands still, moves, and its stores are damaged or trimmed.
 
 use e2e::{
-    LONG, Mirror, Node, Role, SOON, Spoil, content, copy_folder, paced, put_back, wait_for, wait_until, write,
+    LONG, Mirror, Node, Role, SOON, Spoil, Tree, content, copy_folder, paced, put_back, wait_for, wait_until,
+    write,
 };
 use std::{fs, path::PathBuf, time::Duration};
 
@@ -107,22 +108,51 @@ fn files_below(folder: PathBuf, ending: &str) -> Vec<PathBuf> {
     found
 }
 
+/// Flips a bit of these bytes on the broker's disk, while it is down.
+fn flip_a_bit(mirror: &mut Mirror, piece: &[u8]) {
+    mirror.broker.stop();
+    let mut flipped = 0;
+    for block in files_below(mirror.broker.store(), ".blk") {
+        let mut bytes = fs::read(&block).unwrap();
+        let Some(at) = bytes.windows(piece.len()).position(|window| window == piece) else { continue };
+        bytes[at] ^= 1;
+        fs::write(&block, bytes).unwrap();
+        flipped += 1;
+    }
+    assert_eq!(flipped, 1, "the bytes were not found in the store");
+    mirror.broker.start();
+}
+
 #[test]
 fn a_blob_whose_bits_flipped_on_the_brokers_disk_is_stored_anew() {
-    is_stored_anew(|mirror| {
-        let piece = content("large", 700_000)[100_000..100_032].to_vec();
-        mirror.broker.stop();
-        let mut flipped = 0;
-        for block in files_below(mirror.broker.store(), ".blk") {
-            let mut bytes = fs::read(&block).unwrap();
-            let Some(at) = bytes.windows(piece.len()).position(|window| window == piece) else { continue };
-            bytes[at] ^= 1;
-            fs::write(&block, bytes).unwrap();
-            flipped += 1;
-        }
-        assert_eq!(flipped, 1, "the bytes were not found in the store");
-        mirror.broker.start();
-    });
+    is_stored_anew(|mirror| flip_a_bit(mirror, &content("large", 700_000)[100_000..100_032]));
+}
+
+#[test]
+fn bits_that_flipped_in_the_log_are_found_by_verify_and_made_up_for() {
+    let mut mirror = Mirror::idle(&["a", "b", "c"]);
+    mirror.nodes[..2].iter_mut().for_each(Node::start_both);
+    let all = |node: &Node| Tree::of(&node.root).0.len() == 21;
+    for i in 0..10 {
+        write(&mirror.nodes[0].path(format!("before {i}")), b"before");
+    }
+    wait_until(SOON, "the events before", || mirror.log().len() == 10);
+    write(&mirror.nodes[0].path("flipped"), b"flipped");
+    wait_until(SOON, "its event", || mirror.log().len() == 11);
+    for i in 0..10 {
+        write(&mirror.nodes[0].path(format!("after {i}")), b"after");
+    }
+    wait_until(SOON, "all files on b", || all(&mirror.nodes[1]));
+    flip_a_bit(&mut mirror, b"\"path\":\"flipped\"");
+    let verify = |mirror: &Mirror, arguments: &[&str]| {
+        e2e::run(LONG, mirror.nodes[0].command(Role::Replicator, [&["verify"], arguments].concat()))
+    };
+    let found = verify(&mirror, &[]);
+    assert!(found.code == Some(1) && found.stdout.contains("flipped: "), "{found:?}");
+    verify(&mirror, &["--repair"]).succeeded();
+    mirror.nodes[2].start_both();
+    wait_until(LONG, "all files on a new node", || all(&mirror.nodes[2]));
+    mirror.wait_recovered(LONG);
 }
 
 #[test]

@@ -3,7 +3,11 @@
 use crate::sweep::nothing_unfinished;
 use common::hash::ContentHash;
 use e2e::{Cut, Disk, LONG, Mirror, Node, Role, Tree, Writer, content, wait_until, write};
-use std::{collections::BTreeMap, fs::File, path::Path};
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    path::Path,
+};
 
 /// Files of one round.
 const FILES: usize = 250;
@@ -126,4 +130,40 @@ fn a_power_cut_while_files_are_published_loses_none() {
     // What a power cut spoilt of it would be a removal.
     let removed = mirror.log().into_iter().filter(|line| line.event.added.is_none()).count();
     assert_eq!(removed, 0);
+}
+
+#[test]
+fn a_power_cut_while_the_broker_is_away_loses_nothing_of_the_outbox() {
+    let name = "a_power_cut_while_the_broker_is_away_loses_nothing_of_the_outbox";
+    let Some(disk) = Disk::mounted(name, SIZE) else { return };
+    let mut mirror = on(&disk);
+    for cut in [Cut::Lost, Cut::Flushed] {
+        let round = cut as usize;
+        let path = |name: &str| format!("{round}/{name}");
+        for name in ["rewritten", "removed"] {
+            write_durably(&mirror.nodes[1].path(path(name)), b"before");
+            mirror.wait_everywhere(&path(name), b"before");
+        }
+        mirror.wait_agreed(LONG);
+        mirror.broker.stop();
+        for i in 0..FILES {
+            write_durably(&mirror.nodes[1].path(path(&i.to_string())), &bytes_of(round, i));
+        }
+        write_durably(&mirror.nodes[1].path(path("rewritten")), b"while the broker was away");
+        fs::remove_file(mirror.nodes[1].path(path("removed"))).unwrap();
+        File::open(mirror.nodes[1].path(round.to_string())).unwrap().sync_all().unwrap();
+        wait_until(LONG, "most of it in the outbox", || {
+            mirror.nodes[1].local_status(Role::Watcher)["outbox"].as_u64() > Some(FILES as u64 / 2)
+        });
+        power_cut(&mut mirror, &disk, cut);
+        mirror.nodes[1].start_both();
+        mirror.broker.start();
+        for i in 0..FILES {
+            mirror.wait_everywhere(&path(&i.to_string()), &bytes_of(round, i));
+        }
+        mirror.wait_everywhere(&path("rewritten"), b"while the broker was away");
+        mirror.wait_nowhere(&path("removed"));
+        mirror.wait_recovered(LONG);
+    }
+    mirror.nodes.iter().for_each(|node| assert_eq!(node.lost_conflicts(), Vec::<String>::new()));
 }

@@ -25,7 +25,7 @@ enum Open {
     BrokerDown,
     BrokerStopped,
     /// A node's connections stay, and nothing passes.
-    HalfOpen(usize),
+    Stuck(usize),
     /// What fills the disk of the node that has a small one.
     Full(PathBuf),
 }
@@ -83,7 +83,7 @@ impl Faults {
     }
 
     fn is_linked(&self, node: usize) -> bool {
-        !self.open.iter().any(|(_, open)| matches!(open, Open::HalfOpen(other) if *other == node))
+        !self.open.iter().any(|(_, open)| matches!(open, Open::Stuck(other) if *other == node))
     }
 
     fn is_whole(&self, node: usize, role: Role, world: &mut World) -> bool {
@@ -131,7 +131,7 @@ impl Faults {
             12 if self.is_linked(node) => {
                 self.say(world, "link half open", NODES[node]);
                 world.links[node].set(Link::HalfOpen);
-                self.open.push((acts, Open::HalfOpen(node)));
+                self.open.push((acts, Open::Stuck(node)));
             }
             13 if world.full_disk().is_none() => {
                 if let Some(ballast) = world.fill_disk() {
@@ -276,7 +276,7 @@ fn undo(world: &mut World, open: Open) {
             world.note("== broker goes on".into());
             world.mirror.broker.resume();
         }
-        Open::HalfOpen(node) => {
+        Open::Stuck(node) => {
             world.note(format!("== the link of {} is good", NODES[node]));
             world.links[node].set(Link::Good);
         }

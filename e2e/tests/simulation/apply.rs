@@ -3,19 +3,22 @@
 use crate::{
     disk::{File, SIZE},
     process::{Abandoned, Over, Process},
-    world::World,
+    world::{World, stamp},
 };
-use ::replicator::plan::{
-    ByIndex, OnDisk, Plan, Removals, Terms, by_index, is_above_row, is_replaced_by_row, must_ask_log, plan,
+use ::replicator::{
+    hold::{Verdict, judge},
+    plan::{
+        ByIndex, OnDisk, Plan, Removals, Terms, by_index, is_above_row, is_replaced_by_row, must_ask_log,
+        plan,
+    },
 };
 use common::{
     event::{Attributes, Event},
     hash::ContentHash,
-    index::{Commit, Intent, PathState, Row, Stat},
+    index::{Commit, HeldKind, Intent, PathState, Row, Stat},
     known::{Known, known_to_log},
     log::{EventLog, Logged},
     path::MediaPath,
-    time::Timestamp,
     trust::Session,
 };
 
@@ -28,6 +31,8 @@ pub enum Failed {
     /// The blob is missing.
     Want(ContentHash),
     Changing,
+    /// Rule 8.
+    Held,
 }
 
 impl<E: Into<Over>> From<E> for Failed {
@@ -54,13 +59,13 @@ pub async fn apply(p: &Process, session: &Session, logged: &Logged, event: &Even
             ByIndex::Superseded => return Ok(()),
             ByIndex::AnswersOffer => {
                 let stat = seen.offer.as_ref().and_then(|offer| offer.stat);
-                if p.commit(&seen, commit_of(p, session, logged, event, stat), session).await? {
+                if p.commit(&seen, commit_of(p, session, logged, event, stat), session, false).await? {
                     return Ok(());
                 }
                 continue;
             }
             ByIndex::UnderOffer => {
-                if p.commit(&seen, commit_of(p, session, logged, event, None), session).await? {
+                if p.commit(&seen, commit_of(p, session, logged, event, None), session, false).await? {
                     return Ok(());
                 }
                 continue;
@@ -72,26 +77,34 @@ pub async fn apply(p: &Process, session: &Session, logged: &Logged, event: &Even
         if p.stat(&event.path) != stat {
             continue;
         }
-        let content = p.world().nodes[p.node].disk.tree.get(&event.path).map(|file| file.content);
-        let disk = match (content, stat) {
-            (Some(content), Some(stat)) => OnDisk::File(content, stat),
-            _ => OnDisk::Absent,
-        };
+        let disk = on_disk(p, &event.path, seen.row.as_ref());
         let decision = decide(p, session, logged, event, &seen, disk).await?;
         p.pause("planned").await;
-        let row = async |stat| p.commit(&seen, commit_of(p, session, logged, event, stat), session).await;
+        let row =
+            async |stat, ask| p.commit(&seen, commit_of(p, session, logged, event, stat), session, ask).await;
         let applied = match (decision, event.added) {
             (Plan::Adopt, Some(attributes)) => match adopt(p, &event.path, attributes, disk) {
-                Some(stat) => row(Some(stat)).await?,
+                Some(stat) => row(Some(stat), false).await?,
                 None => false,
             },
             (Plan::Place { known }, Some(attributes)) => {
+                let verdict = match disk {
+                    OnDisk::File(..) if !known => may_replace(p, &event.path).await?,
+                    _ => Verdict::Replace,
+                };
+                match verdict {
+                    Verdict::Hold => return Err(Failed::Held),
+                    Verdict::Keep if row(None, true).await? => return Ok(()),
+                    Verdict::Keep => continue,
+                    Verdict::Replace => {}
+                }
                 let temp = fetch(p, event, attributes).await?;
                 place(p, session, logged, event, &seen, disk, known, Some(temp)).await?
             }
             (Plan::Remove { known }, _) => place(p, session, logged, event, &seen, disk, known, None).await?,
             (Plan::Leave, _) => true,
-            (Plan::Gone | Plan::LeaveAlone, _) => row(None).await?,
+            (Plan::Gone, _) => row(None, false).await?,
+            (Plan::LeaveAlone, _) => row(None, true).await?,
             (Plan::Ignore, _) => unreachable!("removals go to the trash here"),
             (Plan::Adopt | Plan::Place { .. }, None) => unreachable!("only additions are adopted or placed"),
         };
@@ -100,6 +113,23 @@ pub async fn apply(p: &Process, session: &Session, logged: &Logged, event: &Even
         }
     }
     Err(Failed::Changing)
+}
+
+pub fn on_disk(p: &Process, path: &MediaPath, row: Option<&Row>) -> OnDisk {
+    p.content(path, row).map_or(OnDisk::Absent, |(content, stat)| OnDisk::File(content, stat))
+}
+
+/// `may_replace`.
+async fn may_replace(p: &Process, path: &MediaPath) -> Result<Verdict, Over> {
+    let answer = p.index.held_answer(path, HeldKind::Replacement)?;
+    let others = answer.is_none() && p.index.held_count()?.replacements > 0;
+    let verdict = judge(answer, others, answer.is_none() && p.world().nodes[p.node].bulk);
+    if verdict == Verdict::Hold && answer.is_none() {
+        p.note(format!("holds the replacement of {path}"));
+        let path = path.clone();
+        p.index.write(move |tx| tx.hold(&[path], HeldKind::Replacement)).await?;
+    }
+    Ok(verdict)
 }
 
 /// `decide`.
@@ -127,8 +157,7 @@ async fn decide(
         Terms { generation: session.generation, above_row, removals: Removals::Trash, replaced_by_row };
     let known = match disk {
         OnDisk::File(content, stat) if must_ask_log(seen, terms, event, disk) => {
-            let changed = Timestamp::from_nanos(i128::from(stat.ctime));
-            known_to_log(&p.log, &event.path, content, Some(logged.version), changed).await?
+            known_to_log(&p.log, &event.path, content, Some(logged.version), stamp(stat.ctime)).await?
         }
         _ => Known::No,
     };
@@ -171,7 +200,7 @@ fn adopt(p: &Process, path: &MediaPath, attributes: Attributes, disk: OnDisk) ->
 }
 
 /// `fetch`: from this node or from the store, into a temp file.
-async fn fetch(p: &Process, event: &Event, attributes: Attributes) -> Result<String, Failed> {
+pub async fn fetch(p: &Process, event: &Event, attributes: Attributes) -> Result<String, Failed> {
     let here = p.index.paths_with(event.sha256)?;
     let temp = take_blob(&mut p.world(), p.node, event.sha256, &here, attributes)?;
     p.pause("fetched").await;
@@ -202,7 +231,7 @@ fn take_blob(
 
 /// `place`: intent, rename, row. False: the path changed.
 #[allow(clippy::too_many_arguments)]
-async fn place(
+pub async fn place(
     p: &Process,
     session: &Session,
     logged: &Logged,
@@ -253,6 +282,7 @@ async fn place(
         };
         let said = format!("{} renames {} #{}: {renamed}", p.name, event.path, logged.version);
         world.note(said);
+        world.notice(p.node, &event.path);
     }
     p.pause("renamed").await;
     Ok(p.resolve(&event.path, &intent).await?)

@@ -1,12 +1,18 @@
 //! What must hold once everything is quiet.
 
-use crate::world::{PATHS, Sim, World, now, path};
+use crate::{
+    operators::differences,
+    sim::Sim,
+    world::{PATHS, World, now, path},
+};
+use ::replicator::verify::facts::Repair;
 use common::{
     event::Kind,
     hash::ContentHash,
     index::{Digest, RowState},
     log::EventLog,
     path::MediaPath,
+    trust,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,6 +21,7 @@ pub fn all(sim: &Sim) {
     let mut world = sim.world();
     let expected = fold(&world);
     nodes_equal_the_log(&mut world, &expected);
+    verify_agrees(&mut world, &expected);
     nothing_is_lost(&mut world);
 }
 
@@ -65,6 +72,23 @@ fn nodes_equal_the_log(world: &mut World, expected: &BTreeMap<MediaPath, Option<
         }
         if expected.len() == PATHS.len() && node.index.parked_count().expect("the index") > 0 {
             wrong.push(format!("parked: n{n} keeps an event parked though nothing is missing"));
+        }
+    }
+    wrong.into_iter().for_each(|wrong| world.fail(wrong));
+}
+
+/// `verify` finds no difference, and neither process would distrust the log if it looked at it now.
+fn verify_agrees(world: &mut World, expected: &BTreeMap<MediaPath, Option<ContentHash>>) {
+    let mut wrong = Vec::new();
+    for (n, node) in world.nodes.iter().enumerate() {
+        let state = node.index.node().expect("the index");
+        let verdict = now(trust::verdict(&world.log, &node.index, &state)).expect("the log is there").1;
+        wrong.extend(verdict.map(|why| format!("verify: n{n} says that {why}")));
+        for at in expected.keys() {
+            // A blob that nobody needs now is asked for when somebody does, or when a check asks.
+            let found = differences(world, n, at)
+                .filter(|found| found.iter().any(|difference| difference.repair() != Repair::Want));
+            wrong.extend(found.map(|found| format!("verify: n{n} says of {at}: {found:?}")));
         }
     }
     wrong.into_iter().for_each(|wrong| world.fail(wrong));

@@ -1,6 +1,6 @@
-//! The rules of apply and publish, played at random: the real decisions (`watcher::look`, `replicator::plan`, `common::trust`, `common::known`), the real
-//! transactions of the index, in memory, and the in-memory log; only disks, blobs and the services' loops are stood in for. No disk, no network, no clock, no threads:
-//! a seed always plays the same, and a thousand take seconds.
+//! The rules of apply and publish, played at random: the real decisions (`watcher::look`, `common::trust`, `common::known`; `plan`, `tracker`, `check`, `hold`, `repair`
+//! and `verify` of the replicator), the real transactions of the index, in memory, and the in-memory log; only disks, blobs and the services' loops are stood in for.
+//! No disk, no network, no clock, no threads: a seed always plays the same, and a thousand take seconds.
 //!
 //! `MEDIAMIRROR_SIM_SEEDS` and `MEDIAMIRROR_SIM_START` choose the seeds of the random test.
 #![allow(clippy::unwrap_used)]
@@ -9,10 +9,13 @@ mod apply;
 mod check;
 mod disk;
 mod offer;
+mod operators;
 mod process;
+mod repair;
 mod replicator;
 mod rules;
 mod rules_on_disk;
+mod sim;
 mod trial;
 mod users;
 mod watcher;

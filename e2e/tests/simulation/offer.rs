@@ -7,7 +7,7 @@ use crate::{
 use ::watcher::look::{self, Last, Refused};
 use common::{
     event::{Attributes, Event, Kind, Version},
-    index::{Commit, Offer, PathState, Stat},
+    index::{Commit, HeldKind, Offer, PathState, Stat},
     log::{EventLog, Published},
     path::MediaPath,
     time::Timestamp,
@@ -46,6 +46,12 @@ pub async fn offer_and_publish(
             withdraw(p, path, &offer).await?;
             return Err(Over);
         }
+        // `upload::store`: what is there already is not read.
+        let holds = p.content(path, None).is_some_and(|(content, _)| content == offer.sha256);
+        if !holds && !p.world().blobs.contains(&offer.sha256) {
+            withdraw(p, path, &offer).await?;
+            return Ok(false);
+        }
         p.world().blobs.insert(offer.sha256);
         p.pause("stored").await;
     }
@@ -57,6 +63,7 @@ pub async fn offer_and_publish(
     p.pause("unchanged").await;
     let event = event_of(p, path, &offer);
     p.check(session)?;
+    p.world().set_clock();
     let published = p.log.publish(&event).await?;
     if let Published::Stored(version) = published {
         p.world().published(version, &event, offered_at);
@@ -112,7 +119,8 @@ async fn commit_and_withdraw(p: &Process, commit: Commit, offer: &Offer) -> Resu
     let offer = offer.clone();
     let done = p.index.write(move |tx| {
         tx.commit(&commit)?;
-        tx.withdraw(&commit.path, &offer)
+        tx.withdraw(&commit.path, &offer)?;
+        tx.release(&commit.path, HeldKind::Removal)
     });
     done.await?;
     Ok(())
@@ -185,12 +193,14 @@ async fn mark_lost(
 }
 
 /// `settle_offers`.
-pub async fn settle_offers(p: &Process, session: &Session) -> Result<(), Over> {
+pub async fn settle_offers(p: &Process, session: &Session) -> Result<Vec<MediaPath>, Over> {
+    let mut paths = Vec::new();
     for (path, offer) in p.index.offers()? {
         settle(p, session, &path, offer).await?;
+        paths.push(path);
         p.pause("offer settled").await;
     }
-    Ok(())
+    Ok(paths)
 }
 
 /// `settle`.

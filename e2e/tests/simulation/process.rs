@@ -5,7 +5,8 @@ use crate::{replicator, watcher, world::World};
 use common::{
     broker::BrokerError,
     event::Kind,
-    index::{Commit, Index, IndexError, Intent, PathState, Stat, Trashed},
+    hash::ContentHash,
+    index::{Commit, Index, IndexError, Intent, PathState, Row, Stat, Trashed},
     log::{EventLog, MemoryLog},
     names::NodeName,
     path::MediaPath,
@@ -110,16 +111,29 @@ impl Process {
 
     /// Both services' `run`.
     pub async fn run(self) {
+        self.world().nodes[self.node].noticed.clear();
         self.raise_marker().await;
-        let mut tidied = false;
+        let (mut watcher, mut replicator) = (watcher::Kept::default(), replicator::Kept::default());
         loop {
             self.pause("between sessions").await;
-            let _ = self.session(&mut tidied).await;
+            let epoch = self.world().epoch;
+            let _ = self.session(&mut watcher, &mut replicator).await;
+            let up = self.world().up;
+            let lost = !up || self.world().epoch != epoch;
+            watcher.away |= lost;
+            replicator.unchecked |= lost;
+            if !up && self.role == Role::Watcher {
+                let _ = watcher::set_aside(&self).await;
+            }
         }
     }
 
     /// Both services' `begin_session`, and what follows until it is over.
-    async fn session(&self, tidied: &mut bool) -> Result<(), Over> {
+    async fn session(
+        &self,
+        watcher: &mut watcher::Kept,
+        replicator: &mut replicator::Kept,
+    ) -> Result<(), Over> {
         let epoch = self.world().epoch;
         let session = trust::check(&self.log, &self.index, epoch).await?;
         if let Some(why) = &session.began {
@@ -130,8 +144,8 @@ impl Process {
             self.resolve_abandoned(&path, &intent).await?;
         }
         match self.role {
-            Role::Watcher => watcher::session(self, &session).await,
-            Role::Replicator => replicator::session(self, &session, tidied).await,
+            Role::Watcher => watcher::session(self, &session, watcher).await,
+            Role::Replicator => replicator::session(self, &session, replicator).await,
         }
     }
 
@@ -181,6 +195,13 @@ impl Process {
         }
         self.resolve(path, intent).await?;
         Ok(Abandoned::Finished)
+    }
+
+    /// What the file holds, by the row when its stat tells (`look_at` of both data paths).
+    pub fn content(&self, path: &MediaPath, row: Option<&Row>) -> Option<(ContentHash, Stat)> {
+        let file = self.world().nodes[self.node].disk.tree.get(path).cloned()?;
+        let told = row.filter(|row| row.stat == Some(file.stat)).and_then(Row::content);
+        Some((told.unwrap_or(file.content), file.stat))
     }
 
     /// `resolve`: what stands under the temp name says whether the rename happened. True: it had, and we recorded it.
@@ -237,7 +258,9 @@ impl Process {
             if !tx.drop_intent(&commit.path, &it)? {
                 return Ok(false);
             }
-            tx.commit(&commit)?;
+            if !tx.commit(&commit)? {
+                tx.placed_again(&commit)?;
+            }
             entry.iter().try_for_each(|entry| tx.add_trash(entry))?;
             Ok(true)
         });
@@ -261,12 +284,18 @@ impl Process {
         }
     }
 
-    pub fn name_of(&self, content: common::hash::ContentHash) -> String {
+    pub fn name_of(&self, content: ContentHash) -> String {
         self.world().name(content).to_owned()
     }
 
-    /// A row commit, when nothing about the path changed since it was looked at (`Committing::row`, `ask_log`).
-    pub async fn commit(&self, seen: &PathState, commit: Commit, session: &Session) -> Result<bool, Over> {
+    /// A row commit, when nothing about the path changed since it was looked at (`Committing::row`, `ask_log`). `ask`: the watcher is to look at what stands there.
+    pub async fn commit(
+        &self,
+        seen: &PathState,
+        commit: Commit,
+        session: &Session,
+        ask: bool,
+    ) -> Result<bool, Over> {
         let (seen, generation, said) = (seen.clone(), session.generation, commit.clone());
         let done = self.index.write(move |tx| {
             if tx.node().generation != generation || tx.path_state(&commit.path)? != seen {
@@ -278,6 +307,9 @@ impl Process {
                 && offer.generation == commit.generation
             {
                 tx.withdraw(&commit.path, offer)?;
+            }
+            if ask {
+                tx.ask_watcher(&commit.path)?;
             }
             Ok(true)
         });

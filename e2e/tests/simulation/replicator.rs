@@ -3,12 +3,13 @@
 use crate::{
     apply::{Failed, apply},
     process::{Over, Process},
+    repair::repair,
 };
-use ::replicator::tracker::Tracker;
+use ::replicator::{check::page, tracker::Tracker};
 use common::{
     event::Version,
     hash::ContentHash,
-    index::{Landmark, Parked, Trashed},
+    index::{Landmark, Parked, Repair, Trashed},
     log::{Delivery, EventLog, Follower, Logged, MemoryDelivery, MemoryFollower},
     path::MediaPath,
     time::Timestamp,
@@ -27,6 +28,26 @@ struct Item {
     delivery: Option<MemoryDelivery>,
     failures: usize,
     parked: bool,
+    repair: Option<Repair>,
+}
+
+impl Item {
+    fn new(logged: Logged) -> Self {
+        Self { logged, delivery: None, failures: 0, parked: false, repair: None }
+    }
+}
+
+/// What the loop keeps from one session to the next.
+pub struct Kept {
+    /// The broker was away, or the process was, since the log was read through.
+    pub unchecked: bool,
+    tidied: bool,
+}
+
+impl Default for Kept {
+    fn default() -> Self {
+        Self { unchecked: true, tidied: false }
+    }
 }
 
 /// `Service`, between two looks at the log.
@@ -35,17 +56,18 @@ struct Service<'a> {
     session: &'a Session,
     follower: MemoryFollower,
     tracker: Tracker,
-    read_again: Option<(Version, Version)>,
-    consumer_ahead: Option<Version>,
+    log_end: Version,
     queue: VecDeque<Item>,
     wanted: BTreeSet<ContentHash>,
+    /// The check of the log behind the version: from where, and up to where.
+    check: Option<(Version, Version)>,
 }
 
 /// `Service::run` until the session ends.
-pub async fn session(p: &Process, session: &Session, tidied: &mut bool) -> Result<(), Over> {
-    if !*tidied {
+pub async fn session(p: &Process, session: &Session, kept: &mut Kept) -> Result<(), Over> {
+    if !kept.tidied {
         tidy_temp(p).await?;
-        *tidied = true;
+        kept.tidied = true;
     }
     let mut follower = p.log.follow(&p.name).await?;
     let consumer = follower.state().await?;
@@ -53,24 +75,28 @@ pub async fn session(p: &Process, session: &Session, tidied: &mut bool) -> Resul
     let state = p.index.node()?;
     let mut tracker = Tracker::new(state.version, state.at_version.clone());
     let delivered = consumer.delivered.max(consumer.acknowledged);
-    let to = delivered.min(session.log.last);
-    tracker.read_again(state.version.next(), to);
+    tracker.read_after(delivered);
     let mut service = Service {
         p,
         session,
         follower,
         tracker,
-        read_again: (state.version < to).then_some((state.version.next(), to)),
-        consumer_ahead: (delivered > session.log.last).then_some(delivered),
+        log_end: session.log.last,
         queue: VecDeque::new(),
         wanted: BTreeSet::new(),
+        check: None,
     };
+    let unread = state.fresh && !state.log_read;
+    if std::mem::take(&mut kept.unchecked) && !unread {
+        service.check = Some((Version::new(1), session.log.last));
+    }
     service.want(|_| ());
     loop {
         p.check(session)?;
         // The version is stored every 200 ms, not with every event.
         if !service.round().await? {
             service.store_version().await?;
+            service.check_on().await?;
         }
         p.pause("round done").await;
         upkeep(p).await?;
@@ -84,14 +110,15 @@ impl Service<'_> {
             let delivery = delivery?;
             let logged = delivery.logged().clone();
             self.tracker.begin(logged.version);
-            self.queue.push_back(Item { logged, delivery: Some(delivery), failures: 0, parked: false });
+            self.queue.push_back(Item { delivery: Some(delivery), ..Item::new(logged) });
         }
         self.read_on().await?;
         self.follow_by_reading().await?;
-        self.try_parked()?;
+        self.look_for_asked().await?;
         let Some(mut item) = self.queue.pop_front() else { return Ok(false) };
         self.p.pause("about to apply").await;
         let tried = match &item.logged.event {
+            Ok(event) if item.repair.is_some() => repair(self.p, self.session, &item.logged, event).await,
             Ok(event) => apply(self.p, self.session, &item.logged, event).await,
             Err(_) => unreachable!("nobody injects poison here"),
         };
@@ -99,6 +126,9 @@ impl Service<'_> {
             Ok(()) => {
                 if let Ok(event) = &item.logged.event {
                     self.want(|wanted| _ = wanted.remove(&event.sha256));
+                }
+                if let Some(Repair { path, since, .. }) = item.repair.clone() {
+                    self.p.index.write(move |tx| tx.end_repair(&path, since)).await?;
                 }
                 if item.parked {
                     let (subject, version) = (item.logged.subject.clone(), item.logged.version);
@@ -111,6 +141,10 @@ impl Service<'_> {
                 self.want(|wanted| _ = wanted.insert(content));
                 self.failed(item).await?;
             }
+            Err(Failed::Held) => {
+                park(self.p, self.session, &item).await?;
+                self.applied(&item).await;
+            }
             Err(Failed::Changing) => {
                 // Not for ever, but never parked for it either: no time passes here.
                 item.failures = item.failures.min(PATIENCE - 2);
@@ -122,6 +156,9 @@ impl Service<'_> {
 
     /// `try_once`: tried again behind the other paths' events, then parked.
     async fn failed(&mut self, mut item: Item) -> Result<(), Over> {
+        if item.repair.is_some() {
+            return Ok(()); // It stays in the index.
+        }
         item.failures += 1;
         if item.parked || item.failures >= PATIENCE {
             park(self.p, self.session, &item).await?;
@@ -139,6 +176,9 @@ impl Service<'_> {
 
     /// `applied`.
     async fn applied(&mut self, item: &Item) {
+        if item.repair.is_some() {
+            return;
+        }
         let event = item.logged.id(self.p.log.subjects());
         let subject = item.logged.subject.clone();
         self.tracker.end(Landmark { version: item.logged.version, subject, event });
@@ -155,12 +195,12 @@ impl Service<'_> {
 
     /// `read_on`, `read`, `take_read`.
     async fn read_on(&mut self) -> Result<(), Over> {
-        let Some((from, to)) = self.read_again else { return Ok(()) };
+        let Some((from, to)) = self.tracker.to_read(self.log_end) else { return Ok(()) };
         let state = self.p.index.node()?;
         let newest_only = state.fresh && !state.log_read;
         let mut events = self.p.log.read(from, READ).await?;
         self.p.pause("read again").await;
-        let next = events.last().map_or(to.next(), |last| last.version.next());
+        let next = events.last().map_or(to, |last| last.version.min(to)).next();
         events.retain(|logged| logged.version <= to);
         if newest_only {
             let paths: Vec<MediaPath> =
@@ -171,36 +211,59 @@ impl Service<'_> {
         }
         for logged in events {
             self.tracker.begin(logged.version);
-            self.queue.push_back(Item { logged, delivery: None, failures: 0, parked: false });
+            self.queue.push_back(Item::new(logged));
         }
         self.tracker.read_up_to(next);
-        self.read_again = self.read_again.filter(|(_, to)| next <= *to).map(|(_, to)| (next, to));
         Ok(())
     }
 
     /// `follow_by_reading`.
     async fn follow_by_reading(&mut self) -> Result<(), Over> {
-        let Some(ahead) = self.consumer_ahead.filter(|_| self.read_again.is_none()) else { return Ok(()) };
-        let state = self.p.log.state().await?;
-        let version = self.tracker.version().0;
-        if state.last > version && self.tracker.working() == 0 {
-            self.tracker.read_again(version.next(), state.last);
-            self.read_again = Some((version.next(), state.last));
+        if self.tracker.reads_beyond(self.log_end) {
+            self.log_end = self.p.log.state().await?.last;
         }
-        self.consumer_ahead = (version < ahead).then_some(ahead);
         Ok(())
     }
 
-    /// `try_parked`; no time passes here, so that each is due when nothing else is to be done.
-    fn try_parked(&mut self) -> Result<(), Over> {
+    /// `check_on`, while nothing else is to be done.
+    async fn check_on(&mut self) -> Result<(), Over> {
+        let Some((from, to)) = self.check.filter(|(from, to)| from <= to) else { return Ok(()) };
+        let page = page(&self.p.log, &self.p.index, self.session.generation, from, to).await;
+        let page = page.map_err(|_| Over)?;
+        self.p.pause("checked").await;
+        self.check = Some((page.next, to));
+        for logged in page.missing {
+            self.p.note(format!("was never delivered #{}", logged.version));
+            self.tracker.begin(logged.version);
+            self.queue.push_back(Item::new(logged));
+        }
+        Ok(())
+    }
+
+    /// `look_for_asked`; no time passes here, so that each is due when nothing else is to be done.
+    async fn look_for_asked(&mut self) -> Result<(), Over> {
         if !self.queue.is_empty() {
             return Ok(());
+        }
+        for repair in self.p.index.repairs_due(Timestamp::now())? {
+            match self.p.log.last(&repair.path).await? {
+                Some(last) if last.event.is_ok() => {
+                    self.queue.push_back(Item { repair: Some(repair), ..Item::new(last) });
+                }
+                _ => {
+                    let ended = self.p.index.write(move |tx| {
+                        tx.ask_watcher(&repair.path)?;
+                        tx.end_repair(&repair.path, repair.since)
+                    });
+                    ended.await?;
+                }
+            }
         }
         for parked in self.p.index.parked()?.into_iter().filter(|parked| !parked.permanent) {
             let subjects = self.p.log.subjects();
             let (stamp, subject) = (parked.stamp, parked.subject);
             let logged = Logged::new(subjects, parked.version, stamp, subject, parked.payload.into());
-            self.queue.push_back(Item { logged, delivery: None, failures: 0, parked: true });
+            self.queue.push_back(Item { parked: true, ..Item::new(logged) });
         }
         Ok(())
     }
@@ -208,7 +271,7 @@ impl Service<'_> {
     /// `store_version`.
     async fn store_version(&mut self) -> Result<(), Over> {
         let (version, at_version) = self.tracker.version();
-        let log_read = version >= self.session.log.last && self.read_again.is_none();
+        let log_read = version >= self.session.log.last && self.tracker.to_read(self.log_end).is_none();
         let state = self.p.index.node()?;
         if version == state.version && (state.log_read || !log_read) {
             return Ok(());

@@ -3,7 +3,8 @@
 use crate::{
     check,
     process::Role::{Replicator, Watcher},
-    world::{Sim, now, path},
+    sim::Sim,
+    world::{now, path},
 };
 use common::{
     event::{Attributes, Event, Kind, Version},

@@ -4,7 +4,8 @@
 use crate::{
     check,
     process::Role,
-    world::{NODES, PATHS, Sim},
+    sim::Sim,
+    world::{NODES, PATHS},
 };
 use rand::{Rng, SeedableRng, rngs::SmallRng, seq::IndexedRandom};
 
@@ -33,6 +34,17 @@ pub enum Act {
     IndexRestored,
     RootRestored,
     BothRestored,
+    /// The log loses its oldest events.
+    Trim,
+    ConsumersDeleted,
+    /// Two minutes pass: the broker tells no duplicates any more.
+    Later,
+    /// More is removed and replaced than rule 8 lets pass.
+    Bulk,
+    Approve,
+    Revert,
+    Rot,
+    Verify,
 }
 
 /// One operation of a trial.
@@ -47,8 +59,8 @@ pub struct Op {
 }
 
 /// What may fail in a trial, each family with the probability below.
-const FAMILIES: usize = 6;
-const FAMILY: f64 = 0.4;
+const FAMILIES: usize = 9;
+const FAMILY: f64 = 0.3;
 
 /// The operations of a seed.
 pub fn draw(seed: u64) -> Vec<Op> {
@@ -64,10 +76,16 @@ pub fn draw(seed: u64) -> Vec<Op> {
             0 => faults.extend([Kill; 5]),
             1 => faults.extend([Away, Back]),
             2 => faults.push(BlobLost),
-            3 => faults.push(if first { RollBack } else { Wipe }),
+            3 => faults.extend([if first { RollBack } else { Wipe }, Later]),
             4 => faults.extend([Copy, Copy, if first { IndexLost } else { IndexRestored }]),
-            _ => faults.extend([Copy, Copy, if first { RootRestored } else { BothRestored }]),
+            5 => faults.extend([Copy, Copy, if first { RootRestored } else { BothRestored }]),
+            6 => faults.push(if first { Trim } else { ConsumersDeleted }),
+            7 => faults.extend([Bulk, Bulk, if first { Approve } else { Revert }]),
+            _ => faults.extend([Verify, Rot]),
         }
+    }
+    if faults.contains(&Rot) {
+        faults.retain(|fault| *fault != BlobLost); // Together they may leave nobody who has the content.
     }
     let mut acts = vec![Write; 5];
     acts.extend([
@@ -86,7 +104,8 @@ pub fn draw(seed: u64) -> Vec<Op> {
     for _ in 0..rng.random_range(3..=12) {
         let of = if rng.random_bool(0.7) || faults.is_empty() { &acts } else { &faults };
         let act = *of.choose(&mut rng).unwrap_or(&Write);
-        let once = matches!(act, RollBack | Wipe | IndexLost | IndexRestored | RootRestored | BothRestored);
+        let once =
+            matches!(act, RollBack | Wipe | Trim | IndexLost | IndexRestored | RootRestored | BothRestored);
         if once && ops.iter().any(|op| op.act == act) {
             continue;
         }
@@ -150,6 +169,14 @@ fn act(sim: &mut Sim, op: &Op, rng: &mut SmallRng) {
             // Stands for the number that was raised since the copy was made: a restored root is always noticed.
             sim.world().nodes[op.node].disk.number = 0;
         }
+        Act::Trim => sim.world().trim(rng.random_range(1..=3)),
+        Act::ConsumersDeleted => sim.world().log.delete_consumers(),
+        Act::Later => sim.world().log.forget_duplicates(),
+        Act::Bulk => sim.world().nodes[op.node].bulk = true,
+        Act::Approve => sim.answer_held(op.node, true),
+        Act::Revert => sim.answer_held(op.node, false),
+        Act::Rot => sim.rot(op.node, op.path),
+        Act::Verify => sim.verify(op.node),
         Act::BothRestored => {
             sim.restore_root(op.node);
             sim.restore_index(op.node, true);

@@ -1,9 +1,6 @@
 //! What users do to a tree, each with what it means for the checks: content that a user replaces or removes is gone by his own will.
 
-use crate::{
-    disk::File,
-    world::{Sim, path},
-};
+use crate::{disk::File, sim::Sim, world::path};
 use rand::{rngs::SmallRng, seq::IndexedRandom};
 
 impl Sim {
@@ -40,6 +37,7 @@ impl Sim {
         if let Some(old) = world.nodes[node].disk.tree.remove(&path(at)) {
             world.past.dropped.insert(old.content);
         }
+        world.notice(node, &path(at));
     }
 
     pub fn rename(&mut self, node: usize, from: &str, to: &str) {
@@ -53,6 +51,7 @@ impl Sim {
         }
         world.nodes[node].disk.put(&to, file, tick);
         world.user_writes(node, &to, content);
+        world.notice(node, &path(from));
         world.past.dropped.remove(&content);
     }
 

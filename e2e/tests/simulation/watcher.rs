@@ -3,13 +3,13 @@
 use crate::{
     offer::{offer_and_publish, settle, settle_offers},
     process::{Abandoned, Over, Process},
-    world::{PATHS, path},
+    world::{PATHS, path, stamp},
 };
 use ::watcher::look::{self, Asked, Decision, Last, OnDisk, Terms};
 use common::{
     event::{Kind, Version, Was},
     hash::ContentHash,
-    index::{Commit, PathState, Row, Stat},
+    index::{self, Answer, Commit, Generation, HeldKind, PathState, Row, RowState, Stat},
     known::{Known, known_to_log},
     log::{EventLog, Logged},
     path::MediaPath,
@@ -17,16 +17,17 @@ use common::{
     trust::Session,
 };
 use rand::seq::SliceRandom;
+use std::collections::BTreeMap;
 
 /// `publish::TRIES`.
 const TRIES: usize = 20;
 
-/// Whether the full check may end without this path.
+/// Whether the work on a path has come to its end (`Outcome::is_end`).
 #[derive(PartialEq, Eq)]
 enum Looked {
     Settled,
-    /// The replicator is placing something there.
-    Placing,
+    /// It changes, or the replicator is placing something there.
+    Again,
 }
 
 /// What is published.
@@ -37,33 +38,123 @@ pub struct Change {
     pub was: Option<Was>,
 }
 
-/// `Service::run` between two looks at the log: scan after scan.
-pub async fn session(p: &Process, session: &Session) -> Result<(), Over> {
-    settle_offers(p, session).await?;
+/// What the loop keeps from one session to the next.
+#[derive(Default)]
+pub struct Kept {
+    /// The broker was away.
+    pub away: bool,
+    rescan: bool,
+    last_full: Option<(Generation, bool)>,
+    checking: Option<Generation>,
+    /// What of the outbox is in work, each as it was noted.
+    taken: BTreeMap<MediaPath, Timestamp>,
+}
+
+/// `Service::run` between two looks at the log.
+pub async fn session(p: &Process, session: &Session, kept: &mut Kept) -> Result<(), Over> {
+    let other = kept.last_full.is_none_or(|(generation, _)| generation != session.generation);
+    kept.rescan |= other || std::mem::take(&mut kept.away);
+    (kept.checking, kept.taken) = (None, BTreeMap::new());
+    for path in settle_offers(p, session).await? {
+        p.world().notice(p.node, &path);
+    }
     loop {
-        let began = p.index.node()?;
-        let mut paths = PATHS.map(path);
+        if std::mem::take(&mut kept.rescan) {
+            scan(p, kept).await?;
+        }
+        for asked in p.index.outbox(None, PATHS.len())? {
+            p.world().notice(p.node, &asked.path);
+            kept.taken.insert(asked.path, asked.since);
+        }
+        let mut paths: Vec<MediaPath> = p.world().nodes[p.node].noticed.iter().cloned().collect();
         paths.shuffle(&mut p.world().rng);
-        let mut all = true;
         for path in paths {
-            all &= publish(p, session, &path).await? == Looked::Settled;
+            p.world().nodes[p.node].noticed.remove(&path);
+            let looked = publish(p, session, &path).await;
+            match &looked {
+                Ok(Looked::Settled) => leave_outbox(p, kept.taken.remove_entry(&path)).await?,
+                Ok(Looked::Again) | Err(Over) => p.world().notice(p.node, &path),
+            }
+            looked?;
             p.pause("between paths").await;
         }
-        // `look_after`: a full scan that began after the log was read to its end is the full check of this generation.
-        if began.fresh && began.log_read && all {
-            let ended = p.index.write(move |tx| {
-                if tx.node().generation == began.generation {
-                    tx.node_mut().fresh = false;
-                }
-                Ok(())
-            });
-            ended.await?;
-            p.note("full check ended".into());
-        }
+        look_after(p, kept).await?;
         serve_wanted(p).await?;
         p.check(session)?;
         p.pause("scanned").await;
     }
+}
+
+/// `Scan::run`, of the whole tree.
+async fn scan(p: &Process, kept: &mut Kept) -> Result<(), Over> {
+    let began = p.index.node()?;
+    for path in PATHS.map(path) {
+        let (row, stat) = (p.index.path_state(&path)?.row, p.stat(&path));
+        let row = row.as_ref();
+        let current = |row: &&Row| row.generation == began.generation;
+        let told = match stat {
+            // `needs_look`.
+            Some(_) => !row.filter(current).is_some_and(|row| row.content().is_some() && row.stat == stat),
+            None => row.is_some_and(|row| {
+                row.state == RowState::Present || !current(&row) && row.state == RowState::Removed
+            }),
+        };
+        if told {
+            p.world().notice(p.node, &path);
+        }
+        p.pause("scanning").await;
+    }
+    kept.last_full = Some((began.generation, began.log_read));
+    kept.checking = began.log_read.then_some(began.generation);
+    Ok(())
+}
+
+/// `look_after`, `end_checking`, `release_held`.
+async fn look_after(p: &Process, kept: &mut Kept) -> Result<(), Over> {
+    let idle = p.world().nodes[p.node].noticed.is_empty();
+    if let Some(generation) = kept.checking.take_if(|_| idle) {
+        let ended = p.index.write(move |tx| {
+            if tx.node().generation == generation {
+                tx.node_mut().fresh = false;
+            }
+            Ok(())
+        });
+        ended.await?;
+        p.note("full check ended".into());
+    }
+    let node = p.index.node()?;
+    kept.rescan |= kept.last_full.is_some_and(|(_, log_read)| !log_read) && node.fresh && node.log_read;
+    for (path, approved) in p.index.held()? {
+        let present = p.index.path_state(&path)?.row.is_some_and(|row| row.content().is_some());
+        if !present || p.stat(&path).is_some() {
+            p.index.write(move |tx| tx.release(&path, HeldKind::Removal)).await?;
+        } else if approved {
+            p.world().notice(p.node, &path);
+        }
+    }
+    Ok(())
+}
+
+async fn leave_outbox(p: &Process, taken: Option<(MediaPath, Timestamp)>) -> Result<(), Over> {
+    let Some(taken) = taken else { return Ok(()) };
+    Ok(p.index.write(move |tx| tx.leave_outbox(&[taken])).await?)
+}
+
+/// `set_aside`, `write_outbox`: what ripens while the broker is away.
+pub async fn set_aside(p: &Process) -> Result<(), Over> {
+    let paths: Vec<MediaPath> = p.world().nodes[p.node].noticed.iter().cloned().collect();
+    let mut noted = Vec::new();
+    for path in paths {
+        p.world().nodes[p.node].noticed.remove(&path);
+        if p.stat(&path).is_some() || p.index.path_state(&path)?.row.is_some() {
+            noted.push(index::Asked { path, since: stamp(p.world().tick()), finished: true });
+        }
+    }
+    if !noted.is_empty() {
+        p.note(format!("notes {} paths", noted.len()));
+        p.index.write(move |tx| tx.note(&noted)).await?;
+    }
+    Ok(())
 }
 
 /// `publish`: brings the log up to what stands at a path.
@@ -73,7 +164,7 @@ async fn publish(p: &Process, session: &Session, path: &MediaPath) -> Result<Loo
         let seen = p.index.path_state(path)?;
         if let Some(intent) = &seen.intent {
             if p.resolve_abandoned(path, intent).await? == Abandoned::No {
-                return Ok(Looked::Placing);
+                return Ok(Looked::Again);
             }
             continue;
         }
@@ -93,28 +184,46 @@ async fn publish(p: &Process, session: &Session, path: &MediaPath) -> Result<Loo
         // The file is read, and absence seen twice, while time passes.
         p.pause("looked at").await;
         if p.stat(path) != stat {
-            return Ok(Looked::Settled);
+            return Ok(Looked::Again);
         }
-        let content = p.world().nodes[p.node].disk.tree.get(path).map(|file| file.content);
-        let disk = match (content, stat) {
-            (Some(content), Some(stat)) => OnDisk::File(content, stat),
-            _ => OnDisk::Absent,
+        let disk = match p.content(path, seen.row.as_ref()) {
+            Some((content, stat)) => OnDisk::File(content, stat),
+            // Somebody asked for the file: that it is not there yet is no removal.
+            None if p.index.awaits_repair(path)? => return Ok(Looked::Settled),
+            None => OnDisk::Absent,
         };
         let change = match decide(p, session, path, &seen, disk).await? {
-            Step::Done => return Ok(Looked::Settled),
+            Step::Done => {
+                let at = path.clone();
+                p.index.write(move |tx| tx.release(&at, HeldKind::Removal)).await?;
+                return Ok(Looked::Settled);
+            }
             Step::Again => continue,
             Step::Publish(change) => change,
         };
         p.pause("decided").await;
-        if change.kind == Kind::Removed && p.stat(path).is_some() {
-            return Ok(Looked::Settled); // `removals::proven` says no.
+        if change.kind == Kind::Removed && (p.stat(path).is_some() || is_held(p, path, &seen).await?) {
+            return Ok(Looked::Settled); // `removals::proven` says no, or there are too many.
         }
         if offer_and_publish(p, session, path, &seen, change, stat).await? {
             return Ok(Looked::Settled);
         }
         p.pause("to look again").await;
     }
-    Ok(Looked::Settled)
+    Ok(Looked::Again)
+}
+
+/// `dispatch_removals`.
+async fn is_held(p: &Process, path: &MediaPath, seen: &PathState) -> Result<bool, Over> {
+    let present = seen.row.as_ref().is_some_and(|row| row.content().is_some());
+    let agreed = p.index.held_answer(path, HeldKind::Removal)? == Some(Answer::Approved);
+    let held = present && !agreed && p.world().nodes[p.node].bulk;
+    if held {
+        p.note(format!("holds the removal of {path}"));
+        let at = path.clone();
+        p.index.write(move |tx| tx.hold(&[at], HeldKind::Removal)).await?;
+    }
+    Ok(held)
 }
 
 enum Step {
@@ -190,7 +299,7 @@ async fn ask_log(
         Asked::Adopt => {
             let commit = last.and_then(|last| commit_of(p, session, &last, stat_of(disk)));
             let Some(commit) = commit else { return Ok(Step::Again) };
-            Ok(if p.commit(seen, commit, session).await? { Step::Done } else { Step::Again })
+            Ok(if p.commit(seen, commit, session, false).await? { Step::Done } else { Step::Again })
         }
     }
 }
@@ -203,7 +312,7 @@ fn stat_of(disk: OnDisk) -> Option<Stat> {
 }
 
 pub async fn known(p: &Process, path: &MediaPath, content: ContentHash, stat: Stat) -> Result<Known, Over> {
-    let changed = Timestamp::from_nanos(i128::from(stat.ctime));
+    let changed = stamp(stat.ctime);
     Ok(known_to_log(&p.log, path, content, None, changed).await?)
 }
 

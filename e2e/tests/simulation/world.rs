@@ -1,41 +1,28 @@
-//! The world of a trial: nodes with disks and indexes, one log, one blob store, users. Processes are futures that are polled by hand, so that
-//! another process, a user or a fault may come in wherever one of them pauses, and dropping one is kill -9.
+//! The world of a trial: nodes with disks and indexes, one log, one blob store, and what is remembered of it all for the checks.
 
-use crate::{
-    disk::{Disk, File},
-    process::{Process, Role},
-};
+use crate::{disk::Disk, process::Role};
 use common::{
     event::{Event, Kind, Version},
     hash::ContentHash,
     index::Index,
     log::MemoryLog,
     path::MediaPath,
+    time::Timestamp,
 };
 use futures_util::FutureExt;
-use rand::{Rng, SeedableRng, rngs::SmallRng, seq::IndexedRandom};
-use std::{
-    cell::{Cell, RefCell, RefMut},
-    collections::{BTreeMap, BTreeSet},
-    pin::Pin,
-    rc::Rc,
-    task::{Context, Waker},
-};
+use rand::{SeedableRng, rngs::SmallRng};
+use std::collections::{BTreeMap, BTreeSet};
 
 pub const NODES: usize = 2;
 pub const PATHS: [&str; 2] = ["p", "q"];
-/// No process had anything to say for so many steps: the mirror is quiet. Some ten rounds of each of the four.
-const QUIET: u64 = 240;
-/// More steps than there are between any two places of a process.
-const FAR: u32 = 1000;
-/// Enough for one process to answer the other.
-const ROUNDS: u32 = 8;
-/// Still not quiet after so many steps: something goes round in circles.
-const NEVER_QUIET: u64 = 20_000;
-
 /// An answer of the in-memory log or index, which never wait.
 pub fn now<T>(answer: impl Future<Output = T>) -> T {
     answer.now_or_never().expect("nothing in memory waits")
+}
+
+/// A tick as a point in time.
+pub fn stamp(tick: i64) -> Timestamp {
+    Timestamp::from_nanos(i128::from(tick) * 1_000_000_000)
 }
 
 pub fn path(text: &str) -> MediaPath {
@@ -52,6 +39,10 @@ pub struct Node {
     pub copies: Vec<(Disk, Index)>,
     /// What the replicator asks the other nodes for.
     pub wanted: BTreeSet<ContentHash>,
+    /// Paths that the running watcher has heard of, or is to look at again, and has not yet.
+    pub noticed: BTreeSet<MediaPath>,
+    /// So much happens beside what is played here that rule 8 holds removals and replacements.
+    pub bulk: bool,
 }
 
 impl Node {
@@ -62,11 +53,13 @@ impl Node {
             marker: None,
             copies: Vec::new(),
             wanted: BTreeSet::new(),
+            noticed: BTreeSet::new(),
+            bulk: false,
         }
     }
 }
 
-fn new_index() -> Index {
+pub fn new_index() -> Index {
     Index::in_memory().expect("an index in memory")
 }
 
@@ -103,6 +96,8 @@ pub struct Past {
     pub at_restore: BTreeMap<MediaPath, ContentHash>,
     /// The same bytes written again.
     pub rewritten: BTreeSet<(MediaPath, ContentHash)>,
+    /// What files have become by themselves.
+    pub rotten: BTreeSet<ContentHash>,
 }
 
 pub struct World {
@@ -120,11 +115,31 @@ pub struct World {
     pub trace: Vec<String>,
     names: BTreeMap<ContentHash, String>,
     ticks: i64,
-    steps: u64,
-    last_note: u64,
+    pub steps: u64,
+    pub last_note: u64,
 }
 
 impl World {
+    pub fn new() -> Self {
+        let mirror = "media".parse().expect("a good name");
+        Self {
+            nodes: (0..NODES).map(|_| Node::new()).collect(),
+            log: MemoryLog::new(&mirror, None),
+            epoch: 0,
+            up: true,
+            blobs: BTreeSet::new(),
+            past: Past::default(),
+            rng: SmallRng::seed_from_u64(0),
+            alive: BTreeMap::new(),
+            failure: None,
+            trace: Vec::new(),
+            names: BTreeMap::new(),
+            ticks: 0,
+            steps: 0,
+            last_note: 0,
+        }
+    }
+
     pub fn tick(&mut self) -> i64 {
         self.ticks += 1;
         self.ticks
@@ -153,8 +168,21 @@ impl World {
         self.names.get(&content).map_or("?", String::as_str)
     }
 
-    /// Remembers a stored event, and checks that old content did not come back by itself.
+    /// The broker's clock goes with the ticks, as the times of files do.
+    pub fn set_clock(&mut self) {
+        let now = stamp(self.tick());
+        self.log.set_clock(now);
+    }
+
+    /// Remembers a stored event, and checks that neither old content nor rotten bytes come by themselves.
     pub fn published(&mut self, version: Version, event: &Event, offered: i64) {
+        let known = |old: &Published| (old.kind, old.sha256) == (event.kind(), event.sha256);
+        if self.past.log.get(&version).is_some_and(known) {
+            return self.note(format!("log #{version} again"));
+        }
+        if self.past.rotten.contains(&event.sha256) {
+            self.fail(format!("rotten bytes are published: #{version} {}", event.path));
+        }
         let new = Published { path: event.path.clone(), kind: event.kind(), sha256: event.sha256, offered };
         let said = format!(
             "log #{version} {:?} {}={} replaces {}{}",
@@ -193,6 +221,22 @@ impl World {
         self.epoch += 1;
     }
 
+    /// The log loses its oldest events.
+    pub fn trim(&mut self, events: u64) {
+        let end = self.past.log.keys().next_back().map_or(1, |last| last.get() + 1);
+        let first = self.past.log.keys().next().map_or(end, |first| end.min(first.get() + events));
+        self.log.trim(Version::new(first));
+        self.past.log.retain(|version, _| version.get() >= first);
+        self.epoch += 1;
+    }
+
+    /// inotify tells the watcher, if it runs.
+    pub fn notice(&mut self, node: usize, at: &MediaPath) {
+        if self.alive.contains_key(&(node, Role::Watcher)) {
+            self.nodes[node].noticed.insert(at.clone());
+        }
+    }
+
     /// The log is deleted and made anew.
     pub fn wipe(&mut self) {
         self.log.wipe();
@@ -209,188 +253,7 @@ impl World {
     pub fn user_writes(&mut self, node: usize, at: &MediaPath, content: ContentHash) {
         let tick = self.tick();
         self.past.written.push(Written { at: tick, path: at.clone(), content, node });
-    }
-}
-
-/// A process, and where it pauses.
-type Running = (Pin<Box<dyn Future<Output = ()>>>, Rc<Cell<&'static str>>);
-
-/// The world and its processes.
-pub struct Sim {
-    pub world: Rc<RefCell<World>>,
-    procs: BTreeMap<(usize, Role), Running>,
-    runs: u64,
-}
-
-impl Sim {
-    pub fn new() -> Self {
-        let mirror = "media".parse().expect("a good name");
-        let world = World {
-            nodes: (0..NODES).map(|_| Node::new()).collect(),
-            log: MemoryLog::new(&mirror, None),
-            epoch: 0,
-            up: true,
-            blobs: BTreeSet::new(),
-            past: Past::default(),
-            rng: SmallRng::seed_from_u64(0),
-            alive: BTreeMap::new(),
-            failure: None,
-            trace: Vec::new(),
-            names: BTreeMap::new(),
-            ticks: 0,
-            steps: 0,
-            last_note: 0,
-        };
-        Self { world: Rc::new(RefCell::new(world)), procs: BTreeMap::new(), runs: 0 }
-    }
-
-    pub fn world(&self) -> RefMut<'_, World> {
-        self.world.borrow_mut()
-    }
-
-    /// Starts a process if it does not run.
-    pub fn start(&mut self, node: usize, role: Role) {
-        if self.procs.contains_key(&(node, role)) {
-            return;
-        }
-        self.runs += 1;
-        let process = Process::new(&self.world, node, role, self.runs);
-        self.world().alive.insert((node, role), self.runs);
-        let at = Rc::clone(&process.at);
-        self.procs.insert((node, role), (Box::pin(process.run()), at));
-    }
-
-    /// Kill -9.
-    pub fn kill(&mut self, node: usize, role: Role) {
-        self.procs.remove(&(node, role));
-        let mut world = self.world();
-        world.alive.remove(&(node, role));
-        let marker = &mut world.nodes[node].marker;
-        *marker = marker.filter(|holder| *holder != role);
-    }
-
-    pub fn kill_node(&mut self, node: usize) {
-        Role::ALL.into_iter().for_each(|role| self.kill(node, role));
-    }
-
-    /// One step of a process, up to its next pause. Answers where it pauses.
-    pub fn step(&mut self, node: usize, role: Role) -> &'static str {
-        self.world().steps += 1;
-        let Some((process, at)) = self.procs.get_mut(&(node, role)) else { return "not running" };
-        let ended = process.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready();
-        assert!(!ended, "a process runs for ever");
-        at.get()
-    }
-
-    /// Starts a process if it does not run, and lets it run until it pauses there.
-    pub fn run_to(&mut self, node: usize, role: Role, place: &str) {
-        self.start(node, role);
-        for _ in 0..FAR {
-            if self.step(node, role) == place {
-                return;
-            }
-        }
-        panic!("n{node}'s {role:?} never comes to \"{place}\":\n{}", self.world().trace.join("\n"));
-    }
-
-    /// Both processes of a node run until each has nothing more to do.
-    pub fn run_node(&mut self, node: usize) {
-        for _ in 0..ROUNDS {
-            self.run_to(node, Role::Watcher, "scanned");
-            (0..ROUNDS).for_each(|_| self.run_to(node, Role::Replicator, "round done"));
-        }
-    }
-
-    /// One step of a random process; one that died may be started instead.
-    pub fn random_step(&mut self, rng: &mut SmallRng, weights: &[f64; NODES * 2], calm: bool) {
-        let all: Vec<(usize, usize, Role)> = (0..NODES)
-            .flat_map(|node| {
-                Role::ALL.into_iter().enumerate().map(move |(n, role)| (node * 2 + n, node, role))
-            })
-            .collect();
-        let Ok(&(_, node, role)) = all.choose_weighted(rng, |(n, ..)| weights[*n]) else { return };
-        if self.procs.contains_key(&(node, role)) {
-            self.step(node, role);
-        } else if calm || rng.random_bool(0.15) {
-            self.start(node, role);
-        }
-    }
-
-    /// The faults are over: all processes run until nothing happens any more.
-    pub fn settle(&mut self) {
-        self.world().set_up(true);
-        self.world().note("== calm".into());
-        let mut rng = SmallRng::seed_from_u64(7);
-        self.world().rng = SmallRng::seed_from_u64(7);
-        let end = self.world().steps + NEVER_QUIET;
-        loop {
-            let (steps, silent) = {
-                let world = self.world();
-                (world.steps, world.steps - world.last_note)
-            };
-            if silent > QUIET {
-                return;
-            }
-            if steps > end {
-                return self.world().fail("it does not become quiet".into());
-            }
-            self.random_step(&mut rng, &[1.0; NODES * 2], true);
-        }
-    }
-
-    /// A node's index is lost, or an older copy takes its place.
-    pub fn restore_index(&mut self, node: usize, copy: bool) {
-        self.kill_node(node);
-        let mut world = self.world();
-        let node = &mut world.nodes[node];
-        match node.copies.last() {
-            Some((_, index)) if copy => node.index = index.copy_to_memory().expect("a copy"),
-            None if copy => {}
-            _ => node.index = new_index(),
-        }
-    }
-
-    /// A node's root is restored from an older copy. What was written since is overwritten by whoever restores.
-    pub fn restore_root(&mut self, node: usize) {
-        self.kill_node(node);
-        let mut world = self.world();
-        let Some(disk) = world.nodes[node].copies.last().map(|(disk, _)| disk.clone()) else { return };
-        let mut said = BTreeMap::new();
-        for event in world.past.log.values() {
-            match event.kind {
-                Kind::Added => said.insert(event.path.clone(), event.sha256),
-                Kind::Removed => said.remove(&event.path),
-            };
-        }
-        world.past.at_restore = said;
-        let before: Vec<ContentHash> = world.nodes[node].disk.contents().collect();
-        world.past.overwritten.extend(before);
-        world.nodes[node].disk = disk;
-    }
-
-    pub fn copy_node(&mut self, node: usize) {
-        let mut world = self.world();
-        let node = &mut world.nodes[node];
-        node.copies.push((node.disk.clone(), node.index.copy_to_memory().expect("a copy")));
-    }
-
-    /// A user writes new content under a new inode.
-    pub fn write(&mut self, node: usize, at: &str) -> ContentHash {
-        let content = self.world().new_content();
-        self.write_content(node, at, content);
-        content
-    }
-
-    pub fn write_content(&mut self, node: usize, at: &str, content: ContentHash) {
-        let at = path(at);
-        let mut world = self.world();
-        world.user_writes(node, &at, content);
-        let tick = world.tick();
-        let said = format!("   {at} = {}", world.name(content));
-        world.note(said);
-        if let Some(old) = world.nodes[node].disk.tree.insert(at, File::new(content, tick)) {
-            world.past.dropped.insert(old.content);
-        }
-        world.past.dropped.remove(&content);
+        self.past.rotten.remove(&content);
+        self.notice(node, at);
     }
 }

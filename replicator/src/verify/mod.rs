@@ -2,7 +2,7 @@
 //! those. It changes nothing itself.
 
 mod check;
-mod facts;
+pub mod facts;
 mod pass;
 
 use check::{BATCH, CheckError, Checker, Differing};

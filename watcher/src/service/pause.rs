@@ -21,8 +21,17 @@ pub(super) struct Pause {
 impl Pause {
     /// There is no room: one warning when it begins, not one for each path.
     pub(super) fn begin(&mut self, reason: String, now: Instant) {
+        self.begin_with("no room", reason, now);
+    }
+
+    /// The broker does not answer, as one that is full may do.
+    pub(super) fn begin_unanswered(&mut self, reason: String, now: Instant) {
+        self.begin_with("no answer", reason, now);
+    }
+
+    fn begin_with(&mut self, what: &str, reason: String, now: Instant) {
         if self.now.is_none() && self.said.is_none_or(|(said, _)| now.duration_since(said) > QUIET) {
-            tracing::warn!(%reason, "publishing is paused");
+            tracing::warn!(%reason, "{what}: publishing is paused");
             self.said = Some((now, true));
         }
         self.now = Some((reason, now));

@@ -224,7 +224,7 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
                     let connected =
                         self.connection.as_ref().is_some_and(|connection| connection.borrow().connected);
                     if error.is_timeout() && connected {
-                        self.pause.begin(error_chain(&error), now);
+                        self.pause.begin_unanswered(error_chain(&error), now);
                     }
                     let current = self.session.as_ref().map(|session| (session.generation, session.epoch));
                     if session == current {

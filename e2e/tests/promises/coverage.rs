@@ -147,7 +147,7 @@ fn a_folder_that_may_not_be_read_is_polled_until_it_may() {
         for path in [home.clone(), home.join("media"), closed.clone(), home.join("media/open")] {
             chown(path, Some(USER), Some(USER)).unwrap();
         }
-        let mut other = crate::users::as_user(USER, &program);
+        let mut other = e2e::as_user(USER, &program);
         other.args(command.get_args());
         command.get_envs().for_each(|(name, value)| match value {
             Some(value) => _ = other.env(name, value),
