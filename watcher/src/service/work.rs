@@ -199,6 +199,10 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
                 self.summary.removed += u64::from(bytes.is_none());
                 self.summary.bytes += bytes.unwrap_or(0);
                 self.count_done(bytes.unwrap_or(0));
+                // What went away before its row was there, with its folder for instance, was nothing that could have been missed.
+                if bytes.is_some() && matches!(self.root.look(&path), Ok(Look::Absent)) {
+                    self.keep(path.clone(), Why::Gone, now, now + REMOVAL);
+                }
                 if racy {
                     self.racy.push_back((now + CLEAR_RACY, path));
                 }
