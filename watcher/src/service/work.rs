@@ -189,6 +189,11 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
         if matches!(&result, Ok(outcome) if outcome.is_end()) {
             self.outbox.end(&path);
         }
+        let was_there = matches!(&result, Ok(Outcome::Published { bytes: Some(_), .. } | Outcome::Unchanged));
+        if was_there && waiting.why != Why::Gone && matches!(self.root.look(&path), Ok(Look::Absent)) {
+            // When it went away, with its folder for instance, there was no row yet that could have been missed.
+            self.keep(path.clone(), Why::Gone, now, now + REMOVAL);
+        }
         match result {
             Ok(Outcome::Published { version, bytes, racy }) => {
                 let kind = if bytes.is_some() { "added" } else { "removed" };
@@ -199,10 +204,6 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
                 self.summary.removed += u64::from(bytes.is_none());
                 self.summary.bytes += bytes.unwrap_or(0);
                 self.count_done(bytes.unwrap_or(0));
-                // What went away before its row was there, with its folder for instance, was nothing that could have been missed.
-                if bytes.is_some() && matches!(self.root.look(&path), Ok(Look::Absent)) {
-                    self.keep(path.clone(), Why::Gone, now, now + REMOVAL);
-                }
                 if racy {
                     self.racy.push_back((now + CLEAR_RACY, path));
                 }
