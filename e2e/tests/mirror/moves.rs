@@ -1,6 +1,7 @@
 //! Whole folders at once: copied in, moved in, renamed.
 
-use e2e::{LONG, Mirror, Tree, content, write};
+use common::index::Index;
+use e2e::{LONG, Mirror, SOON, Tree, content, wait_until, write};
 use std::{
     fs,
     path::Path,
@@ -81,6 +82,27 @@ fn a_folder_of_5000_files_is_renamed_without_transfer_and_without_being_held() {
     let after = mirror.nats().bucket_state();
     assert_eq!(after.messages, before.messages);
     mirror.wait_ready(); // A watcher that holds removals back is degraded.
+}
+
+/// When the folder goes there is no row of the file yet that could be missed.
+#[test]
+fn a_folder_that_is_renamed_while_a_file_in_it_is_being_published_leaves_nothing_behind() {
+    let mut mirror = Mirror::running(&["a", "b"]);
+    let (before, after) = (mirror.nodes[0].path("before"), mirror.nodes[0].path("after"));
+    write(&before.join("first"), b"first");
+    mirror.wait_everywhere("before/first", b"first");
+    let index = Index::open(&mirror.nodes[0].state().join("index.db")).unwrap();
+    let offered = |path: &str| index.offers().unwrap().iter().any(|(offer, _)| offer.to_string() == path);
+    mirror.broker.pause();
+    write(&before.join("f"), b"f");
+    wait_until(SOON, "the offer", || offered("before/f"));
+    fs::rename(before, after).unwrap();
+    // By then it was noticed that the old one is gone.
+    wait_until(SOON, "the offer under the new name", || offered("after/f"));
+    mirror.broker.resume();
+    mirror.wait_everywhere("after/f", b"f");
+    mirror.wait_nowhere("before/f");
+    mirror.wait_equal(LONG);
 }
 
 #[test]

@@ -33,7 +33,8 @@ impl Contents {
     }
 }
 
-fn hash_of(bytes: &[u8]) -> String {
+/// The hash of these bytes, as the log writes it.
+pub fn hash_of(bytes: &[u8]) -> String {
     common::hash::ContentHash::of(bytes).to_string()
 }
 

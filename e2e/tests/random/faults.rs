@@ -38,6 +38,8 @@ pub struct Faults {
     count: BTreeMap<&'static str, u32>,
     /// A copy of the broker's store, as it was at an agreement.
     store: Option<PathBuf>,
+    /// The store may lack blobs of events that the log has.
+    lacking: bool,
     /// Copies of a node's root and state, as they were together at an agreement.
     node: Option<(usize, PathBuf, PathBuf)>,
 }
@@ -123,6 +125,7 @@ impl Faults {
             9 if self.broker_is_up() => {
                 self.say(world, "blobs lost", "");
                 world.mirror.nats().try_lose_blobs();
+                self.lacking = true;
             }
             10 | 11 if self.is_linked(node) => {
                 self.say(world, "cut", NODES[node]);
@@ -151,6 +154,7 @@ impl Faults {
         // Of what stood in a copy the new log knows nothing any more: it would be news.
         self.node = None;
         self.store.clone_from(&copy);
+        self.lacking = false;
         self.say(world, if copy.is_some() { "log rolled back" } else { "log wiped" }, "");
         world.with_all_paused(|world| {
             world.mirror.broker.kill();
@@ -170,6 +174,9 @@ impl Faults {
 
     /// The log loses its oldest events, those that a node is behind with among them, and those of paths that nobody has changed since.
     fn trim(&mut self, world: &mut World) {
+        if world.mirror.nats().log_state().is_none() {
+            return; // It was wiped a moment ago.
+        }
         self.node = None;
         let keep = world.rng.random_range(1..KEPT);
         self.say(world, "log trimmed", &format!("to {keep}"));
@@ -200,7 +207,8 @@ impl Faults {
         } else {
             world.mirror.wait_ready();
         }
-        if world.rng.random_bool(0.5) {
+        // An event whose blob no node holds any more, and the store neither, is given up only after a day: it must not come back.
+        if world.rng.random_bool(0.5) && !self.lacking {
             self.keep_store(world);
         }
     }
@@ -283,7 +291,7 @@ fn undo(world: &mut World, open: Open) {
         Open::Full(ballast) => {
             world.note("== there is room".into());
             fs::remove_file(ballast).unwrap();
-            world.start_ended(SMALL);
+            world.all_run(SMALL);
         }
     }
 }

@@ -85,6 +85,11 @@ impl Model {
         self.forgot = true;
     }
 
+    /// Whether the log forgot something since the last agreement.
+    pub fn has_forgotten(&self) -> bool {
+        self.forgot
+    }
+
     /// The broker's store is copied, at an agreement.
     pub fn store_copied(&mut self) {
         let stands = |(path, known): (&String, &Known)| (path.clone(), known.may.clone());

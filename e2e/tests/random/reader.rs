@@ -1,6 +1,10 @@
-//! A reader that never stops: whatever it opens at a path that only the mirror writes is one whole content.
+//! A reader that never stops: whatever it opens at a path that only the mirror writes is one whole content. What a user writes in place may be published
+//! as it was for a moment; then the log has to say so.
 
-use crate::contents::identify;
+use crate::{
+    contents::{hash_of, identify},
+    model::is_shared,
+};
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -20,6 +24,7 @@ pub struct Reader {
     over: Arc<AtomicBool>,
     turn: Arc<Mutex<()>>,
     read: Arc<AtomicU64>,
+    moments: Arc<Mutex<Vec<(PathBuf, String)>>>,
     thread: Option<JoinHandle<Result<(), String>>>,
 }
 
@@ -28,7 +33,9 @@ impl Reader {
     pub fn start(roots: Vec<(String, PathBuf)>) -> Self {
         let (over, turn, read) =
             (Arc::<AtomicBool>::default(), Arc::<Mutex<()>>::default(), Arc::<AtomicU64>::default());
+        let moments = Arc::<Mutex<Vec<_>>>::default();
         let (ended, mine, count) = (Arc::clone(&over), Arc::clone(&turn), Arc::clone(&read));
+        let seen = Arc::clone(&moments);
         let thread = std::thread::spawn(move || {
             while !ended.load(Ordering::SeqCst) {
                 let began = Instant::now();
@@ -37,7 +44,7 @@ impl Reader {
                     for folder in fs::read_dir(root).into_iter().flatten().flatten() {
                         let name = folder.file_name();
                         if name != own.as_str() && name != ".mirror" {
-                            read_all(&folder.path(), &count)?;
+                            read_all(root, &folder.path(), &count, &seen)?;
                         }
                     }
                 }
@@ -46,7 +53,12 @@ impl Reader {
             }
             Ok(())
         });
-        Self { over, turn, read, thread: Some(thread) }
+        Self { over, turn, read, moments, thread: Some(thread) }
+    }
+
+    /// Files that were no content as a whole, each with the hash of its bytes, since this was asked last.
+    pub fn moments(&self) -> Vec<(PathBuf, String)> {
+        std::mem::take(&mut self.moments.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Holds it while somebody else than the mirror writes.
@@ -75,15 +87,27 @@ impl Drop for Reader {
     }
 }
 
-fn read_all(path: &Path, count: &AtomicU64) -> Result<(), String> {
+fn read_all(
+    root: &Path,
+    path: &Path,
+    count: &AtomicU64,
+    moments: &Mutex<Vec<(PathBuf, String)>>,
+) -> Result<(), String> {
     // What went away meanwhile is not there.
     let Ok(kind) = fs::symlink_metadata(path) else { return Ok(()) };
     if kind.is_dir() {
         let entries = fs::read_dir(path).into_iter().flatten().flatten();
-        return entries.map(|entry| entry.path()).try_for_each(|path| read_all(&path, count));
+        return entries.map(|entry| entry.path()).try_for_each(|path| read_all(root, &path, count, moments));
     }
     if let Ok(bytes) = fs::read(path) {
-        identify(path, &bytes)?;
+        if let Err(torn) = identify(path, &bytes) {
+            let relative = path.strip_prefix(root).expect("a path below the root");
+            if relative.to_str().is_none_or(is_shared) {
+                return Err(torn);
+            }
+            let mut moments = moments.lock().unwrap_or_else(PoisonError::into_inner);
+            moments.push((path.into(), hash_of(&bytes)));
+        }
         count.fetch_add(1, Ordering::Relaxed);
     }
     Ok(())

@@ -135,6 +135,19 @@ async fn rule_03_intents() {
     assert_eq!((f.read("f"), f.trash()), (Some(USERS.into()), vec![(false, OLD.into())]));
 }
 
+/// A user renames a folder while something is placed in it: the file goes with the folder, and its path, which had no row yet, is one that the watcher has to look at.
+#[tokio::test]
+async fn rule_03_a_file_placed_into_a_folder_that_went_away_is_looked_for() {
+    let f = Fixture::new();
+    let intent = f.intend(None, Kind::Added).await;
+    f.root.place_new(&intent.temp, &f.root.existing_folder(&path("f")).unwrap()).unwrap();
+    std::fs::rename(f.dir.path().join("f"), f.dir.path().join("elsewhere")).unwrap();
+    assert_eq!(f.resolve(&intent).await, Resolved::Done);
+    assert_eq!(f.state().row.unwrap().content(), Some(ContentHash::of(NEW)));
+    let asked = f.index.outbox(None, 9).unwrap();
+    assert_eq!(asked.into_iter().map(|asked| asked.path).collect::<Vec<_>>(), [path("f")]);
+}
+
 /// What was taken out by a replicator that died is no user's removal; nothing taken out is none of ours.
 #[tokio::test]
 async fn rule_03_intents_of_removals() {

@@ -199,6 +199,11 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
                 self.vitals.metrics.failed(stage, why, error.next() != Next::Halt);
             }
         }
+        let was_there = matches!(&result, Ok(Outcome::Published { bytes: Some(_), .. } | Outcome::Unchanged));
+        if was_there && waiting.why != Why::Gone && matches!(self.root.look(&path), Ok(Look::Absent)) {
+            // When it went away, with its folder for instance, there was no row yet that could have been missed.
+            self.keep(path.clone(), Why::Gone, now, now + REMOVAL);
+        }
         match result {
             Ok(Outcome::Published { version, bytes, racy }) => {
                 let kind = if bytes.is_some() { "added" } else { "removed" };
