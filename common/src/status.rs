@@ -1,57 +1,21 @@
 //! What the nodes of a mirror say of themselves, as a table that fits 80 columns and as JSON.
 
+mod command;
+
+pub use command::{Wanted, command};
+
 use crate::{
-    broker::BrokerError,
     event::Version,
-    exit::{Exit, Failure},
+    exit::Exit,
     index::{Coverage, Index, IndexError, Scrub},
-    log::{EventLog, JetStreamLog},
-    nodes::{DOWN, NodeBucket, NodeRecord, NodeRunState, Role, SeenRecord},
-    settings::Settings,
-    startup::connect_command,
+    nodes::{DOWN, NodeRecord, NodeRunState, Role, SeenRecord},
     time::Timestamp,
 };
 use serde::Serialize;
 use std::fmt;
 
-/// The `status` command of both programs; `only`: the processes of one role. It gives up on the broker after 5 s, and says then what this machine knows by itself.
-pub async fn command(settings: &Settings, only: Option<Role>, json: bool) -> Result<Exit, Failure> {
-    let local = match settings.state_dir.as_ref().map(|state| state.join("index.db")) {
-        Some(path) if path.exists() => Some(LocalStatus::read(&Index::open(&path)?)?),
-        _ => None,
-    };
-    let caller = format!("{}-status", only.unwrap_or(Role::Replicator));
-    let status = match ask(settings, &caller, only).await {
-        Ok((head, records, now)) => Status::new(head, records, now, local),
-        Err(failure) => {
-            if local.is_some() {
-                Status { head: None, nodes: Vec::new(), local }.print(json);
-            }
-            return Err(failure);
-        }
-    };
-    status.print(json);
-    Ok(status.exit())
-}
-
-async fn ask(
-    settings: &Settings,
-    caller: &str,
-    only: Option<Role>,
-) -> Result<(Version, Vec<SeenRecord>, Timestamp), Failure> {
-    let broker = connect_command(settings, caller).await?;
-    let asked = async {
-        let log = JetStreamLog::attach(broker.client().clone(), &settings.mirror).await?;
-        let nodes = NodeBucket::attach(broker.client().clone(), &settings.mirror).await?;
-        let (head, now) = (log.state().await?.last, nodes.now().await?);
-        let mut records = nodes.all().await?;
-        records.retain(|seen| only.is_none_or(|role| seen.record.role == role));
-        Ok::<_, BrokerError>((head, records, now))
-    }
-    .await;
-    broker.shutdown().await;
-    Ok(asked?)
-}
+/// Columns of a terminal that the table fits.
+const COLUMNS: usize = 80;
 
 /// One record with its age.
 #[derive(Clone, PartialEq, Debug, Serialize)]
@@ -215,26 +179,41 @@ impl Status {
             NodeStatus { down: age > DOWN.as_secs_f64(), record: seen.record, age, lag }
         };
         let mut nodes: Vec<NodeStatus> = records.into_iter().map(judge).collect();
-        nodes.sort_by_key(|node| node.is_well());
+        nodes.sort_by_key(NodeStatus::rank);
         Self { head: Some(head), nodes, local }
     }
 
-    fn print(&self, json: bool) {
-        match json {
-            true => println!("{}", serde_json::to_string(self).expect("a status has a JSON form")),
-            false => println!("{self}"),
-        }
-    }
-
-    /// 0: all is well; 1: a node is not.
+    /// 0: all is well; 1: a node is not; 3: the broker is away.
     pub fn exit(&self) -> Exit {
-        if self.nodes.iter().all(NodeStatus::is_well) { Exit::Done } else { Exit::Failed }
+        if self.head.is_none() {
+            Exit::BrokerAway
+        } else if self.nodes.iter().all(NodeStatus::is_well) {
+            Exit::Done
+        } else {
+            Exit::Failed
+        }
     }
 }
 
 impl NodeStatus {
+    /// Its process runs, as far as anybody can tell.
+    pub fn lives(&self) -> bool {
+        !self.down && self.record.state != NodeRunState::Stopping
+    }
+
     fn is_well(&self) -> bool {
         !self.down && matches!(self.record.state, NodeRunState::Ready | NodeRunState::Syncing)
+    }
+
+    /// What is worst comes first.
+    fn rank(&self) -> u8 {
+        match self.record.state {
+            _ if self.down => 0,
+            NodeRunState::Degraded => 1,
+            NodeRunState::Stopping | NodeRunState::Starting => 2,
+            NodeRunState::Syncing => 3,
+            NodeRunState::Ready => 4,
+        }
     }
 
     fn state(&self) -> String {
@@ -266,11 +245,19 @@ impl fmt::Display for Status {
                 "{name:<20} {role:<10} {state:<9} {version:>9} {lag:>7} {pending:>7} {parked:>6} {age:>5}"
             )?;
             if let (false, Some(error)) = (node.is_well(), &node.record.last_error) {
-                writeln!(f, "    {error}")?;
+                writeln!(f, "    {}", shortened(error, COLUMNS - 4))?;
             }
         }
         write!(f, "head of the log: {head}")?;
         self.local.iter().try_for_each(|local| write!(f, "\n{local}"))
+    }
+}
+
+/// At most so many characters; the whole of it is in the JSON form.
+fn shortened(text: &str, most: usize) -> String {
+    match text.char_indices().nth(most) {
+        None => text.into(),
+        Some(_) => text.chars().take(most - 1).chain(['…']).collect(),
     }
 }
 
@@ -328,7 +315,7 @@ mod tests {
         let json = serde_json::json!({
             "v": 1, "node": node, "role": "replicator", "boot": "", "instance": "", "state": state, "version": version, "head": version,
             "beyond": [], "pending": 0, "parked": 0, "digest": "", "files": 0, "bytes": 0, "build": "", "store": "nats",
-            "started": "2026-01-01T00:00:00Z", "last_error": "the disk is full",
+            "started": "2026-01-01T00:00:00Z", "last_error": format!("the disk is full{}", "!".repeat(100)),
         });
         let record = serde_json::from_value(json).expect("a record");
         SeenRecord { record, revision: 1, written: Timestamp::from_nanos(0) }
@@ -337,14 +324,18 @@ mod tests {
     #[test]
     fn what_is_wrong_comes_first_and_the_table_fits_80_columns() {
         let long = "n".repeat(63);
-        let records =
-            vec![record("a", NodeRunState::Ready, 9), record(&long, NodeRunState::Degraded, 1_000_000)];
+        let records = vec![
+            record("a", NodeRunState::Ready, 9),
+            record("b", NodeRunState::Syncing, 9),
+            record(&long, NodeRunState::Degraded, 1_000_000),
+        ];
         let status =
             Status::new(Version::new(1_000_009), records, Timestamp::from_nanos(2_000_000_000), None);
         assert_eq!(status.exit(), Exit::Failed);
         assert_eq!(status.nodes[0].lag, 9);
         let table = status.to_string();
-        assert!(table.lines().all(|line| line.len() <= 80), "{table}");
+        assert!(table.lines().all(|line| line.chars().count() <= 80), "{table}");
+        assert!(table.lines().nth(3).is_some_and(|line| line.starts_with('b')), "{table}");
         assert!(table.lines().nth(2).is_some_and(|line| line.contains("disk is full")), "{table}");
     }
 
@@ -356,5 +347,43 @@ mod tests {
         };
         assert_eq!((status(15).exit(), status(16).exit()), (Exit::Done, Exit::Failed));
         assert!(status(16).to_string().contains("down"));
+    }
+
+    #[test]
+    fn every_field_of_the_json_form_is_in_the_documents() {
+        let text = |path: &str| {
+            std::fs::read_to_string(format!("{}/../{path}", env!("CARGO_MANIFEST_DIR"))).expect("a document")
+        };
+        let documented = text("docs/DESIGN.md");
+        let none = || String::new();
+        let local = LocalStatus {
+            version: Version::ZERO,
+            files: 0,
+            log: Some(LogLife { began: Timestamp::from_nanos(0), why: none() }),
+            offers: 0,
+            outbox: 0,
+            held: 0,
+            coverage: Some(CoverageStatus { folders: 0, watched: 0 }),
+            held_replacements: 0,
+            repairs: 0,
+            scrub: ScrubStatus::of(&Scrub::default(), 0),
+            parked: vec![ParkedStatus { version: Version::ZERO, path: none(), reason: none() }],
+            lost_conflicts: vec![LostStatus { path: none(), trash: none(), sha256: None, size: 0 }],
+        };
+        let records = vec![record("a", NodeRunState::Ready, 9)];
+        let status = Status::new(Version::ZERO, records, Timestamp::from_nanos(0), Some(local));
+        let mut waiting = vec![serde_json::to_value(status).expect("JSON")];
+        while let Some(value) = waiting.pop() {
+            match value {
+                serde_json::Value::Object(fields) => {
+                    for (name, value) in fields {
+                        assert!(documented.contains(&format!("`{name}`")), "{name} is not documented");
+                        waiting.push(value);
+                    }
+                }
+                serde_json::Value::Array(values) => waiting.extend(values),
+                _ => {}
+            }
+        }
     }
 }

@@ -5,8 +5,8 @@ use clap::Parser;
 use common::{
     exit::{Exit, Fault},
     settings::{
-        Auth, CommonArgs, Environment, LogFormat, PlaceArgs, Removals, Server, Settings, SettingsError, Size,
-        UploadArgs, WatchArgs,
+        Auth, CommonArgs, Environment, HealthArgs, Listen, LogFormat, PlaceArgs, Removals, Server, Settings,
+        SettingsError, Size, UploadArgs, WatchArgs,
     },
 };
 use std::{fs, path::Path};
@@ -21,6 +21,8 @@ struct Cli {
     watch: WatchArgs,
     #[command(flatten)]
     place: PlaceArgs,
+    #[command(flatten)]
+    health: HealthArgs,
 }
 
 fn cli(args: &[&str]) -> Cli {
@@ -227,4 +229,38 @@ fn a_password_in_the_url_is_used_and_never_shown() {
     assert!(shown.contains("h1:1") && shown.contains("h2:4222") && !shown.contains("crt"), "{shown}");
     let nats = resolve(&["--nats-url", "nats://t0ken@h"], &[]).unwrap().nats;
     assert!(matches!(&nats.auth, Auth::Token(token) if token.reveal() == "t0ken"));
+}
+
+#[test]
+fn http_is_on_loopback_or_behind_tokens() {
+    let http = |args: &[&str], variables: &[(&str, &str)]| resolve(args, variables).unwrap().http;
+    assert_eq!((http(&[], &[]).listen, http(&[], &[]).tokens), (Listen::Default, None));
+    assert_eq!(http(&["--http", "127.0.0.1:1"], &[("MEDIAMIRROR_HTTP", "off")]).listen, at("127.0.0.1:1"));
+    assert_eq!(http(&[], &[("MEDIAMIRROR_HTTP", "off")]).listen, Listen::Off);
+    assert_eq!(http(&["--http", "[::1]:80"], &[]).listen, at("[::1]:80"));
+    let tokens = http(&["--http", "0.0.0.0:80", "--http-token-file", "/t"], &[]);
+    assert_eq!((tokens.listen, tokens.tokens), (at("0.0.0.0:80"), Some("/t".into())));
+    for wrong in ["7421", "localhost", "127.0.0.1"] {
+        assert!(refused(&["--http", wrong], &[]).starts_with("--http: "), "{wrong}");
+    }
+    for everywhere in ["0.0.0.0:80", "[::]:80", "192.0.2.1:80"] {
+        assert!(refused(&["--http", everywhere], &[]).contains("--http-token-file"), "{everywhere}");
+    }
+}
+
+fn at(address: &str) -> Listen {
+    Listen::At(address.parse().unwrap())
+}
+
+#[test]
+fn a_lag_is_a_time_and_never_none_at_all() {
+    let lag = |args: &[&str]| {
+        let all = cli(args);
+        all.health.resolve(&all.common.layers(environment(&[])).unwrap())
+    };
+    assert_eq!(lag(&[]).unwrap().as_secs(), 15);
+    assert_eq!(lag(&["--max-lag", "1m"]).unwrap().as_secs(), 60);
+    for wrong in ["0s", "soon"] {
+        assert!(lag(&["--max-lag", wrong]).is_err(), "{wrong}");
+    }
 }

@@ -1,12 +1,13 @@
 //! What the user typed, and which command it is.
 
-use crate::{commands, history, history::Which, log_command, parked, replay, restore, verify};
+use crate::{commands, history, history::Which, log_command, nodes, parked, replay, restore, verify};
 use clap::{Args, Parser, Subcommand};
 use common::{
     event::Version,
     exit::{Exit, Failure},
     hash::ContentHash,
     logging,
+    names::NodeName,
     path::MediaPath,
     settings::{
         CommonArgs, DownloadArgs, Environment, HealthArgs, Layers, PlaceArgs, ScrubArgs, Settings, WatchArgs,
@@ -52,9 +53,12 @@ enum Command {
     },
     /// Say how all nodes are
     Status {
-        /// Print JSON
+        /// Print JSON, one object a look
         #[arg(long)]
         json: bool,
+        /// Look again every 2 s, until interrupted
+        #[arg(long)]
+        watch: bool,
     },
     /// Print the log
     Log {
@@ -117,6 +121,11 @@ enum Command {
         #[arg(long, global = true)]
         json: bool,
     },
+    /// The nodes of the mirror
+    Node {
+        #[command(subcommand)]
+        action: NodeAction,
+    },
     /// Build the tree of a window of the log in --root, touching nothing else there
     Replay {
         #[command(flatten)]
@@ -136,6 +145,17 @@ pub enum ParkedAction {
         /// Only those of these paths
         #[arg(value_name = "PATH")]
         paths: Vec<MediaPath>,
+    },
+}
+
+/// What to do about a node.
+#[derive(Subcommand, Clone, Debug)]
+pub enum NodeAction {
+    /// Forget a node that is gone for good: its records, what it asked for, and its consumer. One that comes back is a node again
+    Remove {
+        /// Its name
+        #[arg(value_name = "NAME")]
+        name: NodeName,
     },
 }
 
@@ -160,7 +180,9 @@ async fn dispatch(command: Command, settings: Settings, layers: Layers) -> Resul
             };
             commands::run(settings, run).await
         }
-        Command::Status { json } => status::command(&settings, None, json).await,
+        Command::Status { json, watch } => {
+            status::command(&settings, status::Wanted { only: None, json, watch }).await
+        }
         Command::Log { window, path, follow, json } => {
             log_command::run(settings, log_command::Wanted { window, path, follow, json }).await
         }
@@ -178,6 +200,7 @@ async fn dispatch(command: Command, settings: Settings, layers: Layers) -> Resul
             verify::run(settings, watch.resolve(&layers)?, wanted).await
         }
         Command::Parked { action, json } => parked::run(&settings, action, json).await,
+        Command::Node { action: NodeAction::Remove { name } } => nodes::remove(&settings, &name).await,
         Command::Replay { window, transfer } => {
             replay::run(settings, window, transfer.resolve(&layers)?).await
         }

@@ -15,6 +15,7 @@ pub mod hold;
 mod intend;
 mod log_command;
 mod node;
+mod nodes;
 mod parked;
 mod parts;
 pub mod plan;

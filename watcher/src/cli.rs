@@ -40,9 +40,12 @@ enum Command {
     },
     /// Say how the watchers are
     Status {
-        /// Print JSON
+        /// Print JSON, one object a look
         #[arg(long)]
         json: bool,
+        /// Look again every 2 s, until interrupted
+        #[arg(long)]
+        watch: bool,
     },
     /// Go on with what is held: publish the removals, make the replacements
     Approve {
@@ -71,7 +74,9 @@ async fn dispatch(command: Command, settings: Settings, layers: Layers) -> Resul
         Command::Scan { transfer, watch } => {
             commands::scan(settings, transfer.resolve(&layers)?, watch.resolve(&layers)?).await
         }
-        Command::Status { json } => status::command(&settings, Some(Role::Watcher), json).await,
+        Command::Status { json, watch } => {
+            status::command(&settings, status::Wanted { only: Some(Role::Watcher), json, watch }).await
+        }
         Command::Approve { revert } => commands::approve(settings, revert).await,
     }
 }

@@ -156,6 +156,17 @@ pub(super) async fn look(
     }
 }
 
+/// Deletes the consumer of a node. False: there was none.
+pub(super) async fn delete(wire: &Wire, stream: &str, node: &NodeName) -> Result<bool, BrokerError> {
+    let name = node.consumer();
+    let subject = format!("CONSUMER.DELETE.{stream}.{name}");
+    match wire.api::<serde_json::Value>(("deleting consumer", &name), &subject, &json!({})).await {
+        Ok(_) => Ok(true),
+        Err(BrokerError::Absent { .. }) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 impl From<ConsumerInfo> for ConsumerState {
     fn from(info: ConsumerInfo) -> Self {
         Self {

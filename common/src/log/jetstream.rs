@@ -95,6 +95,11 @@ impl JetStreamLog {
         follower::look(&self.0.wire, &self.0.stream, node).await
     }
 
+    /// Deletes the consumer of a node that is gone for good. False: there was none.
+    pub async fn forget(&self, node: &NodeName) -> Result<bool, BrokerError> {
+        follower::delete(&self.0.wire, &self.0.stream, node).await
+    }
+
     fn over(wire: Wire, stream: String, subjects: Subjects, info: &StreamInfo) -> Result<Self, BrokerError> {
         Wire::require(&stream, info, &[subjects.all()])?;
         let publisher = Publisher::start(wire.clone(), stream.clone(), info.config.allow_atomic);

@@ -117,6 +117,11 @@ impl NodeBucket {
         Ok(())
     }
 
+    /// Takes away everything that is kept of a node.
+    pub async fn forget(&self, node: &NodeName) -> Result<(), BrokerError> {
+        self.wire.purge(&self.stream, &self.subject(node, "*")).await
+    }
+
     /// Writes a record when the one before has this revision (0: there is none). `None`: another writer was faster.
     pub(super) async fn put(&self, record: &NodeRecord, over: u64) -> Result<Option<u64>, BrokerError> {
         let payload = serde_json::to_vec(record).expect("every field has a JSON form");

@@ -158,3 +158,53 @@ fn status_says_what_each_process_does() {
     mirror.broker.stop();
     assert_eq!(mirror.nodes[0].run(Role::Replicator, &["status"]).code, Some(3));
 }
+
+#[test]
+fn a_node_that_is_gone_for_good_is_forgotten_and_one_that_lives_is_not() {
+    let mut mirror = Mirror::running(&["a", "b"]);
+    write(&mirror.nodes[0].path("file"), b"file");
+    mirror.wait_everywhere("file", b"file");
+    let remove =
+        |mirror: &Mirror, name: &str| mirror.nodes[0].run(Role::Replicator, &["node", "remove", name]);
+    let refused = remove(&mirror, "b");
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert!(refused.stderr.contains("stop its watcher"), "{refused:?}");
+    mirror.nodes[1].stop_both();
+    assert_eq!(mirror.nodes[0].run(Role::Replicator, &["status"]).code, Some(1), "a node has stopped");
+    remove(&mirror, "b").succeeded();
+    assert!(mirror.nats().consumer("b").is_none() && mirror.nats().consumer("a").is_some());
+    for role in Role::ALL {
+        assert!(mirror.nats().record("b", role).is_none() && mirror.nats().record("a", role).is_some());
+    }
+    let status = mirror.nodes[0].run(Role::Replicator, &["status"]).succeeded().stdout;
+    assert!(!status.lines().any(|line| line.starts_with("b ")), "{status}");
+    assert_eq!(remove(&mirror, "b").code, Some(1), "there is none any more");
+    // It comes back, and is a node again.
+    mirror.nodes[1].start_both();
+    mirror.wait_ready();
+    write(&mirror.nodes[1].path("again"), b"again");
+    mirror.wait_everywhere("again", b"again");
+}
+
+#[test]
+fn a_watched_status_says_what_changes_and_ends_with_what_it_saw_last() {
+    let mut mirror = Mirror::running(&["a"]);
+    let command = mirror.nodes[0].command(Role::Replicator, ["status", "--watch", "--json"]);
+    let mut watching = e2e::Process::spawn("watching", mirror.dir(), command);
+    let last = |watching: &e2e::Process| {
+        let log = watching.log();
+        let line =
+            log.lines().rfind(|line| line.starts_with('{') && line.contains("\"nodes\"")).map(str::to_owned);
+        line.and_then(|line| serde_json::from_str::<serde_json::Value>(&line).ok()).unwrap_or_default()
+    };
+    wait_until(SOON, "a first look", || last(&watching)["head"] == 0);
+    write(&mirror.nodes[0].path("file"), b"file");
+    wait_until(SOON, "the new event", || last(&watching)["head"] == 1);
+    mirror.broker.kill();
+    wait_until(SOON, "the broker's absence", || {
+        let last = last(&watching);
+        last["head"].is_null() && last["local"]["files"] == 1
+    });
+    watching.signal(rustix::process::Signal::TERM);
+    assert_eq!(watching.wait(SOON).code(), Some(3));
+}
