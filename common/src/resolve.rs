@@ -132,6 +132,10 @@ pub async fn resolve(
             if !tx.commit(&commit)? {
                 tx.placed_again(&commit)?;
             }
+            // What was placed is not there any more, and a watcher that was just starting may have passed this path before it had a row.
+            if commit.kind == Kind::Added && commit.stat.is_none() {
+                tx.ask_watcher(&commit.path)?;
+            }
             entry.iter().try_for_each(|entry| tx.add_trash(entry))?;
             Ok(true)
         })

@@ -261,6 +261,9 @@ impl Process {
             if !tx.commit(&commit)? {
                 tx.placed_again(&commit)?;
             }
+            if commit.kind == Kind::Added && commit.stat.is_none() {
+                tx.ask_watcher(&commit.path)?;
+            }
             entry.iter().try_for_each(|entry| tx.add_trash(entry))?;
             Ok(true)
         });

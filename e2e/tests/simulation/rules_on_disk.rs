@@ -135,6 +135,20 @@ async fn rule_03_intents() {
     assert_eq!((f.read("f"), f.trash()), (Some(USERS.into()), vec![(false, OLD.into())]));
 }
 
+/// A user removes what was placed before it has a row: no scan would miss the file, so the watcher is asked.
+#[tokio::test]
+async fn rule_03_intents_of_files_that_are_gone_again() {
+    let f = Fixture::new();
+    let intent = f.intend(None, Kind::Added).await;
+    f.root.place_new(&intent.temp, &f.root.make_folder(&path("f")).unwrap()).unwrap();
+    std::fs::remove_file(f.dir.path().join("f")).unwrap();
+    assert_eq!(f.resolve(&intent).await, Resolved::Done);
+    let row = f.state().row.unwrap();
+    assert_eq!((row.content(), row.stat), (Some(ContentHash::of(NEW)), None));
+    let asked: Vec<_> = f.index.outbox(None, 9).unwrap().into_iter().map(|asked| asked.path).collect();
+    assert_eq!(asked, [path("f")]);
+}
+
 /// What was taken out by a replicator that died is no user's removal; nothing taken out is none of ours.
 #[tokio::test]
 async fn rule_03_intents_of_removals() {
