@@ -111,7 +111,9 @@ impl Process {
 
     /// Both services' `run`.
     pub async fn run(self) {
-        self.world().nodes[self.node].noticed.clear();
+        if self.role == Role::Watcher {
+            self.world().nodes[self.node].noticed.clear();
+        }
         self.raise_marker().await;
         let (mut watcher, mut replicator) = (watcher::Kept::default(), replicator::Kept::default());
         loop {
