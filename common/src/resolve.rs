@@ -62,11 +62,9 @@ impl ResolveError {
 enum Seen {
     NotRenamed,
     /// Renamed. `out`: what came out of the tree, and is under the temp name. `placed`: the stat for the row, when the file still has mtime and size as set.
-    /// `gone`: it stands there no more, or its folder has another name by now, for which there was no row that could have been missed.
     Renamed {
         out: Option<Out>,
         placed: Option<Stat>,
-        gone: bool,
     },
 }
 
@@ -90,7 +88,7 @@ pub async fn resolve(
         blocking(move || see(&root, &path, &intent, name)).await
     };
     let wrap = |source| ResolveError::Io { path: path.clone(), source };
-    let (out, placed, gone) = match seen.map_err(wrap)? {
+    let (out, placed) = match seen.map_err(wrap)? {
         Seen::NotRenamed => {
             let (at, it) = (path.clone(), intent.clone());
             let dropped = index.write(move |tx| tx.drop_intent(&at, &it)).await?;
@@ -101,7 +99,7 @@ pub async fn resolve(
             blocking(move || root.remove_temp(&temp)).await.map_err(wrap)?;
             return Ok(Resolved::Undone);
         }
-        Seen::Renamed { out, placed, gone } => (out, placed, gone),
+        Seen::Renamed { out, placed } => (out, placed),
     };
     let trashed = out.map(|out| Trashed {
         id: intent.temp.clone(),
@@ -134,10 +132,11 @@ pub async fn resolve(
             if !tx.commit(&commit)? {
                 tx.placed_again(&commit)?;
             }
-            entry.iter().try_for_each(|entry| tx.add_trash(entry))?;
-            if gone {
+            // What was placed is not there any more, or went with its folder: a watcher that looked before there was a row has missed nothing.
+            if commit.kind == Kind::Added && commit.stat.is_none() {
                 tx.ask_watcher(&commit.path)?;
             }
+            entry.iter().try_for_each(|entry| tx.add_trash(entry))?;
             Ok(true)
         })
         .await?;
@@ -174,9 +173,7 @@ fn see(root: &Root, path: &MediaPath, intent: &Intent, name: Name) -> io::Result
         Some(stat) => Some(Out { expected: is_expected(root, intent, &stat)?, stat }),
         None => None,
     };
-    let there = root.look(path)?;
-    let gone = intent.kind == Kind::Added && matches!(there, Look::Absent);
-    let placed = match there {
+    let placed = match root.look(path)? {
         Look::File(now) => {
             let as_set = Some(now.stat.ino) == intent.temp_ino
                 && (now.stat.mtime, now.stat.size) == (intent.mtime, intent.size);
@@ -184,7 +181,7 @@ fn see(root: &Root, path: &MediaPath, intent: &Intent, name: Name) -> io::Result
         }
         _ => None,
     };
-    Ok(Seen::Renamed { out, placed, gone })
+    Ok(Seen::Renamed { out, placed })
 }
 
 /// Whether what came out is what the intent had looked at. The rename itself changes the ctime, so a file written a moment ago is read again.

@@ -165,7 +165,7 @@ async fn trimmed<L: EventLog>(
     if state.first <= Version::new(1) {
         return Ok(None);
     }
-    let rows = index.present_before(node.generation, state.first, TRIMMED)?;
+    let rows = index.rows_before(node.generation, state.first, TRIMMED)?;
     let paths: Vec<_> = rows.iter().map(|(path, _)| path.clone()).collect();
     let lasts = log.lasts(&paths).await?;
     let gone = rows

@@ -58,8 +58,8 @@ impl Index {
         })
     }
 
-    /// Of the present rows of a generation below a version, the lowest `limit`. Reads the whole table.
-    pub fn present_before(
+    /// Of the rows of a generation below a version, the lowest `limit`. Reads the whole table.
+    pub fn rows_before(
         &self,
         generation: Generation,
         version: Version,
@@ -67,7 +67,7 @@ impl Index {
     ) -> Result<Vec<(MediaPath, Version)>, IndexError> {
         self.read(|conn| {
             let mut query = conn.prepare_cached(
-                "SELECT * FROM rows WHERE state = 1 AND generation = ?1 AND seq < ?2 ORDER BY seq LIMIT ?3",
+                "SELECT * FROM rows WHERE state IN (1, 2) AND generation = ?1 AND seq < ?2 ORDER BY seq LIMIT ?3",
             )?;
             let found = query
                 .query_map(params![sql(generation.0), sql(version.get()), sql(limit as u64)], |row| {

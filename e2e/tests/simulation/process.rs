@@ -111,7 +111,9 @@ impl Process {
 
     /// Both services' `run`.
     pub async fn run(self) {
-        self.world().nodes[self.node].noticed.clear();
+        if self.role == Role::Watcher {
+            self.world().nodes[self.node].noticed.clear();
+        }
         self.raise_marker().await;
         let (mut watcher, mut replicator) = (watcher::Kept::default(), replicator::Kept::default());
         loop {
@@ -260,6 +262,9 @@ impl Process {
             }
             if !tx.commit(&commit)? {
                 tx.placed_again(&commit)?;
+            }
+            if commit.kind == Kind::Added && commit.stat.is_none() {
+                tx.ask_watcher(&commit.path)?;
             }
             entry.iter().try_for_each(|entry| tx.add_trash(entry))?;
             Ok(true)

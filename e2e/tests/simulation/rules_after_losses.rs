@@ -142,3 +142,20 @@ fn rule_10_a_row_above_the_event_that_it_replaced() {
     assert_eq!((sim.on_disk(1, "p"), sim.lost(0), sim.lost(1)), (Some(newer), vec![], vec![]));
     sim.ends_well();
 }
+
+/// The same of a removal: without its event nothing could be published at the path any more.
+#[test]
+fn rule_09_a_trimmed_removal() {
+    let mut sim = Sim::pair();
+    sim.write(0, "p");
+    sim.run_node(0);
+    sim.remove(0, "p");
+    sim.run_node(0);
+    sim.write(0, "q");
+    sim.run_node(0);
+    sim.world().trim(2);
+    let again = sim.write(0, "p");
+    sim.run_node(0);
+    assert_eq!(sim.last("p").and_then(|(_, content)| content), Some(again));
+    sim.ends_well();
+}
