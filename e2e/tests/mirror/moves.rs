@@ -93,6 +93,7 @@ fn a_folder_that_is_renamed_while_a_file_in_it_is_being_published_leaves_nothing
     mirror.wait_everywhere("before/first", b"first");
     let index = Index::open(&mirror.nodes[0].state().join("index.db")).unwrap();
     let offered = |path: &str| index.offers().unwrap().iter().any(|(offer, _)| offer.to_string() == path);
+    wait_until(SOON, "the end of the full check, which asks the log", || !index.node().unwrap().fresh);
     mirror.broker.pause();
     write(&before.join("f"), b"f");
     wait_until(SOON, "the offer", || offered("before/f"));
