@@ -191,7 +191,9 @@ fn prepare(conn: &Connection, path: &Path) -> Result<(), IndexError> {
 }
 
 impl NodeState {
-    pub(crate) fn new() -> Self {
+    /// That of an index that has never seen a log.
+    #[must_use]
+    pub fn new() -> Self {
         Self {
             generation: Generation(0),
             created: None,
