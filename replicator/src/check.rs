@@ -256,7 +256,7 @@ mod tests {
             (true, false, true, 10, true),
             (false, true, false, 10, false),
         ] {
-            let node = NodeState { fresh, log_read, version: Version::new(version), ..NodeState::new() };
+            let node = NodeState { fresh, log_read, version: Version::new(version), ..NodeState::default() };
             assert_eq!(is_due(unchecked, &node), due, "{unchecked} {fresh} {log_read} {version}");
         }
     }
