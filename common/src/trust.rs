@@ -233,12 +233,13 @@ mod tests {
     }
 
     fn node() -> NodeState {
-        let mut node = NodeState::new();
-        node.created = Some(created(1));
-        node.version = Version::new(5);
-        node.at_version = Some(landmark(5));
-        node.top = Some(landmark(7));
-        node
+        NodeState {
+            created: Some(created(1)),
+            version: Version::new(5),
+            at_version: Some(landmark(5)),
+            top: Some(landmark(7)),
+            ..NodeState::default()
+        }
     }
 
     fn log(last: u64) -> LogState {
@@ -261,7 +262,7 @@ mod tests {
         let other = Found { there: Some(("mirror.media.b".into(), landmark(0).event)), newest: None };
         let superseded = Found { there: None, newest: Some(Version::new(9)) };
         let gone = Found { there: None, newest: Some(Version::new(3)) };
-        let new = NodeState::new();
+        let new = NodeState::default();
         let restored = NodeState { restored: true, ..node() };
         let moved = LogState { created: created(2), ..log(9) };
         for (node, log, version, top, expected) in [

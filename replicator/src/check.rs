@@ -7,7 +7,7 @@
 use common::{
     broker::BrokerError,
     event::Version,
-    index::{Generation, Index, IndexError},
+    index::{Generation, Index, IndexError, NodeState},
     log::{EventLog, Logged},
 };
 use std::time::Duration;
@@ -22,6 +22,14 @@ const PAUSE: Duration = Duration::from_millis(100);
 const STILL: Duration = Duration::from_secs(5);
 /// Until a page that could not be read is asked for again.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// Whether a check begins with a session. `unchecked`: the broker or the process was away since the last one.
+pub fn is_due(unchecked: bool, node: &NodeState) -> bool {
+    // A generation that is about to read its log from the start has nothing to check. One that has read a part of it does: after a crash of the
+    // broker events may be there that were not before, below the version too (a trim that came undone).
+    let from_the_start = node.fresh && !node.log_read && node.version == Version::ZERO;
+    unchecked && !from_the_start
+}
 
 /// What one page of the log came to.
 pub struct Page {
@@ -236,6 +244,20 @@ mod tests {
             let (from, to) = (Version::new(from), Version::new(to));
             let page = page(&self.log, &self.index, Generation(1), from, to).await.unwrap();
             (page.missing.iter().map(|logged| logged.version.get()).collect(), page.next.get())
+        }
+    }
+
+    #[test]
+    fn only_a_generation_that_reads_its_log_from_the_start_is_not_checked() {
+        for (unchecked, fresh, log_read, version, due) in [
+            (true, true, false, 0, false),
+            (true, true, false, 10, true),
+            (true, true, true, 0, true),
+            (true, false, true, 10, true),
+            (false, true, false, 10, false),
+        ] {
+            let node = NodeState { fresh, log_read, version: Version::new(version), ..NodeState::default() };
+            assert_eq!(is_due(unchecked, &node), due, "{unchecked} {fresh} {log_read} {version}");
         }
     }
 

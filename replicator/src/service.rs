@@ -5,7 +5,7 @@ mod told;
 
 use crate::{
     apply::Outcome,
-    check::{Check, read_page},
+    check::{self, Check, read_page},
     node::{ApplyError, Next, Node},
     parts, recovery,
     space::Waiting,
@@ -303,9 +303,7 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
                 self.tracker.read_after(delivered);
                 self.log_end = session.log.last;
                 tracing::info!(version = %state.version, head = %session.log.last, "the log is trusted; following");
-                // A generation that has not read its log yet is about to.
-                let unread = state.fresh && !state.log_read;
-                if std::mem::take(&mut self.unchecked) && !unread {
+                if check::is_due(std::mem::take(&mut self.unchecked), &state) {
                     self.check = Some(Check::new(session.generation, session.log.last));
                 }
                 self.session = Some(session);

@@ -182,7 +182,7 @@ fn prepare(conn: &Connection, path: &Path) -> Result<(), IndexError> {
             return Ok(());
         }
         conn.execute_batch(include_str!("schema.sql"))?;
-        codec::write_node(conn, &NodeState::new())?;
+        codec::write_node(conn, &NodeState::default())?;
         conn.pragma_update(None, "user_version", SCHEMA_VERSION)?;
         Ok(())
     })();
@@ -190,8 +190,9 @@ fn prepare(conn: &Connection, path: &Path) -> Result<(), IndexError> {
     made
 }
 
-impl NodeState {
-    pub(crate) fn new() -> Self {
+/// That of an index that has never seen a log.
+impl Default for NodeState {
+    fn default() -> Self {
         Self {
             generation: Generation(0),
             created: None,

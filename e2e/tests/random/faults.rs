@@ -38,6 +38,8 @@ pub struct Faults {
     count: BTreeMap<&'static str, u32>,
     /// A copy of the broker's store, as it was at an agreement.
     store: Option<PathBuf>,
+    /// A node was set back, and may not be what the log says yet: what stands there again is old only as long as the log knows it.
+    set_back: bool,
     /// The store may lack blobs of events that the log has.
     lacking: bool,
     /// Copies of a node's root and state, as they were together at an agreement.
@@ -82,6 +84,10 @@ impl Faults {
 
     fn broker_is_up(&self) -> bool {
         !self.open.iter().any(|(_, open)| matches!(open, Open::BrokerDown | Open::BrokerStopped))
+    }
+
+    fn may_forget(&self) -> bool {
+        self.broker_is_up() && self.open.is_empty() && !self.set_back
     }
 
     fn is_linked(&self, node: usize) -> bool {
@@ -142,8 +148,8 @@ impl Faults {
                     self.open.push((acts, Open::Full(ballast)));
                 }
             }
-            14 if self.broker_is_up() && self.open.is_empty() => self.trim(world),
-            15 if self.broker_is_up() && self.open.is_empty() => self.forget(world),
+            14 if self.may_forget() => self.trim(world),
+            15 if self.may_forget() => self.forget(world),
             _ => {}
         }
     }
@@ -201,7 +207,8 @@ impl Faults {
             self.keep_node(world, node);
         }
         world.mirror.nodes[node].start_both();
-        if distrusts && world.rng.random_bool(0.5) {
+        self.set_back = distrusts && world.rng.random_bool(0.5);
+        if self.set_back {
             // What is removed before an index that is new, or is no longer trusted, knows of the file was never there for it.
             world.model.forgot();
         } else {

@@ -86,8 +86,7 @@ pub async fn session(p: &Process, session: &Session, kept: &mut Kept) -> Result<
         wanted: BTreeSet::new(),
         check: None,
     };
-    let unread = state.fresh && !state.log_read;
-    if std::mem::take(&mut kept.unchecked) && !unread {
+    if replicator::check::is_due(std::mem::take(&mut kept.unchecked), &state) {
         service.check = Some((Version::new(1), session.log.last));
     }
     service.want(|_| ());
