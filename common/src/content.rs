@@ -63,6 +63,7 @@ pub fn read(root: &Root, path: &MediaPath, keep: usize) -> Result<Reading, ReadE
             break;
         }
         hasher.update(&free[..n]);
+        root.got_on(n);
         length += n as u64;
     }
     let racy = still(root, path, &file, &before, length)?;

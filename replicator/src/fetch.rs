@@ -249,6 +249,7 @@ impl Placing {
                     Err(_) => return Ok(None), // The store, or another copy, has it.
                 };
                 hasher.update(&block[..n]);
+                self.root.got_on(n);
                 length += n as u64;
                 if !shared {
                     target.write_all(&block[..n]).map_err(ApplyError::Disk)?;

@@ -103,6 +103,7 @@ impl Begun {
                 return Ok(None);
             }
             hasher.update(&block[..n]);
+            root.got_on(n);
             left -= n as u64;
         }
         let progress = Some(Progress::new(index, fetch.sha256, &fetch.temp, fetch.bytes));

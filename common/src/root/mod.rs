@@ -30,6 +30,7 @@ use std::{
     io,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
 };
 
 /// Why a root cannot be used. Nothing was changed.
@@ -109,6 +110,7 @@ pub struct Root {
     own: OwnedFd,
     temp: OwnedFd,
     trash: OwnedFd,
+    content: AtomicU64,
 }
 
 // Without NOFOLLOW: it would turn a link's ELOOP into ENOTDIR, which means something else to `look`. RESOLVE_NO_SYMLINKS refuses links.
@@ -135,7 +137,7 @@ impl Root {
         let own = own_folder(&dir, OWN_FOLDER).map_err(wrap)?;
         let temp = own_folder(&own, "tmp").map_err(wrap)?;
         let trash = own_folder(&own, "trash").map_err(wrap)?;
-        let root = Self { dir, path: path.into(), own, temp, trash };
+        let root = Self { dir, path: path.into(), own, temp, trash, content: AtomicU64::new(0) };
         root.probe_rename()?;
         Ok(root)
     }
@@ -154,6 +156,16 @@ impl Root {
             Ok((opened.st_dev, opened.st_ino) == (now.st_dev, now.st_ino) && !emptied)
         };
         same().unwrap_or(false)
+    }
+
+    /// Content of this node was read on behalf of an event or a path: a large file takes its time, and does not stand still.
+    pub fn got_on(&self, bytes: usize) {
+        self.content.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// How many bytes that were so far.
+    pub fn gone_on(&self) -> u64 {
+        self.content.load(Ordering::Relaxed)
     }
 
     /// Free bytes for this user on the root's file system.

@@ -168,16 +168,21 @@ impl Vitals {
 
     /// The loop turns. Returns what it is to say in its record: a stall is said there, too, and the end of the log as the log tells it.
     pub fn turn(&self, index: &Index, root: &Root, turn: Turn) -> Progress {
-        let now = Instant::now();
+        self.turn_at(Instant::now(), index, root, turn)
+    }
+
+    fn turn_at(&self, now: Instant, index: &Index, root: &Root, turn: Turn) -> Progress {
         let Turn { mut progress, session, no_room, work, oldest } = turn;
         let head = self.probed.lock().unwrap_or_else(PoisonError::into_inner).head;
         {
             let mut seen = self.seen();
             let version = progress.version.or_else(|| Some(index.node().ok()?.version)).unwrap_or_default();
-            let done = (version, self.done.load(Ordering::Relaxed), self.meter.passed());
+            let bytes = self.meter.passed() + root.gone_on();
+            let done = (version, self.done.load(Ordering::Relaxed), bytes);
             // Without work, or when it cannot go on for a reason that has a name, nothing stands still.
             let behind = self.role == Role::Replicator && head.is_some_and(|head| version < head);
-            if done != seen.done || !(work || behind) || no_room || !session {
+            let first = seen.version.is_none();
+            if first || done != seen.done || !(work || behind) || no_room || !session {
                 (seen.done, seen.moved) = (done, now);
             }
             seen.version = Some(version);
@@ -310,5 +315,69 @@ impl Vitals {
 
     fn seen(&self) -> MutexGuard<'_, Seen> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the record says at turns so many seconds after the first; between them something may happen.
+    struct Loop {
+        vitals: Vitals,
+        index: Index,
+        root: Root,
+        began: Instant,
+        _dir: tempfile::TempDir,
+    }
+
+    impl Loop {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().expect("a folder");
+            let root = dir.path().join("root");
+            std::fs::create_dir(&root).expect("a root");
+            let index = Index::open(&dir.path().join("index.db")).expect("an index");
+            let (lag, stop) = (Duration::from_secs(15), CancellationToken::new());
+            let vitals = Vitals::new(Role::Watcher, lag, RateLimit::default(), None, stop);
+            let root = Root::open(&root).expect("a root");
+            let began = Instant::now() + Duration::from_secs(3600);
+            Self { vitals, index, root, began, _dir: dir }
+        }
+
+        fn turn(&self, seconds: u64, change: impl FnOnce(&mut Turn)) -> Progress {
+            let progress = Progress { state: NodeRunState::Ready, ..Progress::starting() };
+            let mut turn = Turn { progress, session: true, no_room: false, work: true, oldest: None };
+            change(&mut turn);
+            self.vitals.turn_at(self.began + Duration::from_secs(seconds), &self.index, &self.root, turn)
+        }
+    }
+
+    #[tokio::test]
+    async fn work_of_which_nothing_gets_done_is_a_stall_until_something_does() {
+        let process = Loop::new();
+        // However long it had waited for the broker before.
+        assert_eq!(process.turn(0, |_| {}).state, NodeRunState::Ready);
+        assert_eq!(process.turn(15, |_| {}).state, NodeRunState::Ready);
+        let stalled = process.turn(16, |turn| turn.progress.last_error = Some("why".into()));
+        assert_eq!(stalled.state, NodeRunState::Degraded);
+        let text = stalled.last_error.expect("the stall");
+        assert_eq!(text, "there is work, and none of it got done for 16 s; why");
+        process.vitals.got_done();
+        assert_eq!(process.turn(17, |_| {}).state, NodeRunState::Ready);
+        assert_eq!(process.turn(33, |_| {}).state, NodeRunState::Degraded);
+    }
+
+    #[tokio::test]
+    async fn nothing_stands_still_that_reads_a_large_file_or_has_no_work_or_waits_for_something_named() {
+        let process = Loop::new();
+        process.turn(0, |_| {});
+        process.turn(10, |_| process.root.got_on(1));
+        assert_eq!(process.turn(20, |_| {}).state, NodeRunState::Ready);
+        let named: [fn(&mut Turn); 3] =
+            [|turn| turn.work = false, |turn| turn.no_room = true, |turn| turn.session = false];
+        for because in named {
+            process.turn(100, because);
+            assert_eq!(process.turn(200, because).state, NodeRunState::Ready);
+        }
     }
 }

@@ -52,6 +52,13 @@ fn the_metrics_say_what_happened_and_name_no_file() {
         assert_eq!(samples.of(name), expected, "{name} of {samples:?}");
     }
     assert!(samples.of("sync_latency_seconds_sum") > 0.0 && samples.of("mediamirror_disk_free_bytes") > 0.0);
+    assert_eq!(samples.of("mediamirror_verify_last_success_timestamp_seconds"), 0.0);
+    mirror.nodes[1].run(Role::Replicator, &["verify"]).succeeded();
+    wait_until(SOON, "the check to be noted", || {
+        let samples = replicator.metrics();
+        let verified = samples.of("mediamirror_verify_last_success_timestamp_seconds");
+        verified >= samples.of("mediamirror_start_time_seconds")
+    });
     let samples = watcher.metrics();
     assert_eq!(samples.of("mediamirror_files_total{direction=\"out\"}"), 3.0);
     assert_eq!(samples.of("mediamirror_removals_total{direction=\"out\"}"), 1.0);
