@@ -87,8 +87,8 @@ cargo clippy --workspace --all-targets --release -- -D warnings
 step "build"
 cargo build --release --workspace --all-targets
 
-# Four at a time: most of an end-to-end test is waiting.
-export RUST_TEST_THREADS=4
+# Six at a time: most of an end-to-end test is waiting.
+export RUST_TEST_THREADS=6
 export MEDIAMIRROR_NATS_SERVERS=$oldest:$current
 
 step "all tests, $("$current" --version)"
