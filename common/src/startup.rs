@@ -209,7 +209,7 @@ impl Stores {
             };
             let error = match opened {
                 Ok(stores) => return Ok(Some(stores)),
-                Err(error) if !error.is_away() && !error.is_full() => return Err(error),
+                Err(error) if !error.passes() => return Err(error),
                 Err(error) => error,
             };
             if !std::mem::replace(&mut warned, true) {

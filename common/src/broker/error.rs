@@ -77,4 +77,30 @@ impl BrokerError {
     pub fn is_away(&self) -> bool {
         matches!(self, Self::Timeout { .. } | Self::Away { .. })
     }
+
+    /// Something that a start waits for: the broker comes back, is given room, or has just lost what was made in it a moment ago.
+    pub fn passes(&self) -> bool {
+        self.is_away() || self.is_full() || matches!(self, Self::Absent { .. })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_start_waits_for_what_passes_and_for_nothing_else() {
+        let (doing, reason) = (|| "asking".to_owned(), || "because".to_owned());
+        for (error, passes) in [
+            (BrokerError::Timeout { doing: doing(), waited: std::time::Duration::ZERO }, true),
+            (BrokerError::Away { doing: doing(), reason: reason() }, true),
+            // The log was deleted right after it was made.
+            (BrokerError::Absent { doing: doing() }, true),
+            (BrokerError::Full { doing: doing(), reason: reason() }, true),
+            (BrokerError::Refused { doing: doing(), code: 403, reason: reason() }, false),
+            (BrokerError::Answer { doing: doing(), reason: reason() }, false),
+        ] {
+            assert_eq!(error.passes(), passes, "{error}");
+        }
+    }
 }
