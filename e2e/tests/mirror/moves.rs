@@ -95,9 +95,9 @@ fn a_folder_that_is_renamed_while_a_file_in_it_is_being_published_leaves_nothing
     let (before, after) = (mirror.nodes[0].path("before"), mirror.nodes[0].path("after"));
     write(&before.join("first"), b"first");
     mirror.wait_everywhere("before/first", b"first");
-    link.set(Link::Slow(1000));
+    link.set(Link::Slow(600));
     write(&before.join("f"), b"f");
-    wait_until(SOON, "the event", || !mirror.log_of("before/f").is_empty());
+    wait_until(LONG, "the event", || !mirror.log_of("before/f").is_empty());
     fs::rename(before, after).unwrap();
     let index = Index::open(&mirror.nodes[0].state().join("index.db")).unwrap();
     let path = "before/f".parse().unwrap();
