@@ -84,7 +84,7 @@ pub fn draw(seed: u64) -> Vec<Op> {
             _ => faults.extend([Verify, Rot]),
         }
     }
-    if faults.contains(&Rot) {
+    if [Rot, RootRestored, BothRestored].iter().any(|fault| faults.contains(fault)) {
         faults.retain(|fault| *fault != BlobLost); // Together they may leave nobody who has the content.
     }
     let mut acts = vec![Write; 5];
