@@ -1,7 +1,7 @@
 //! Whole folders at once: copied in, moved in, renamed.
 
 use common::index::Index;
-use e2e::{LONG, Link, Mirror, Proxy, SOON, Tree, content, wait_until, write};
+use e2e::{LONG, Link, Mirror, Proxy, Tree, content, wait_until, write};
 use std::{
     fs,
     path::Path,
