@@ -33,7 +33,7 @@ impl Counter {
         self.held.clear();
     }
 
-    /// Whether this many more are too many for a tree of `files`, what is held among them.
+    /// Whether this many more are too many for a tree of `files`, what is held among them. Nothing more never is.
     pub fn is_too_many(&mut self, now: Instant, more: u64, files: u64) -> bool {
         let sum = |counted: &mut VecDeque<(Instant, u64)>| -> u64 {
             counted.retain(|(at, _)| now.duration_since(*at) <= WINDOW);
@@ -41,7 +41,7 @@ impl Counter {
         };
         let (done, held) = (sum(&mut self.done), sum(&mut self.held));
         let (all, tree) = (done + held + more, files + done);
-        exceeds(all, tree)
+        more > 0 && exceeds(all, tree)
     }
 }
 
@@ -60,6 +60,7 @@ mod tests {
         assert!(counter.is_too_many(now, 150, 200));
         counter.hold(now, 97);
         assert!(counter.is_too_many(now, 53, 200));
+        assert!(!counter.is_too_many(now, 0, 200), "only renames came");
         counter.approve();
         assert!(!counter.is_too_many(now, 53, 200));
     }
