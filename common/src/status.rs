@@ -139,16 +139,17 @@ impl LocalStatus {
             path: parked.path.map_or(parked.subject, |path| path.to_string()),
             reason: parked.reason,
         };
+        let (files, held) = (index.present_count()?, index.held_count()?);
         Ok(Self {
             version: index.node()?.version,
-            files: index.present_count()?,
+            files,
             offers: index.offer_count()?,
             outbox: index.outbox_count()?,
             log: index.began()?.map(|(began, why)| LogLife { began, why }),
-            held: index.held_count()?.removals,
-            held_replacements: index.held_count()?.replacements,
+            held: held.removals,
+            held_replacements: held.replacements,
             repairs: index.repair_count()?,
-            scrub: ScrubStatus::of(&index.scrub()?, index.present_count()?),
+            scrub: ScrubStatus::of(&index.scrub()?, files),
             coverage: index
                 .coverage()?
                 .map(|Coverage { folders, watched }| CoverageStatus { folders, watched }),

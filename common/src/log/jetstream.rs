@@ -134,9 +134,7 @@ impl JetStreamLog {
         // Where the server does not tell the sequence, another write of this path was under way: it will be above.
         let floor = last.unwrap_or(replaces + 1);
         self.0.floors.raise(subject, floor);
-        let known = self.lasts_by_subject(&[subject.to_owned()]).await?.pop().flatten();
-        let known = known.map(|stored| self.logged(stored));
-        Ok(match known {
+        Ok(match self.last_on(subject).await? {
             Some(known)
                 if known.version > event.replaces
                     && known.id(&self.0.subjects) == event.identity(&self.0.subjects) =>
@@ -155,9 +153,7 @@ impl JetStreamLog {
         sequence: u64,
     ) -> Result<Option<Version>, BrokerError> {
         self.0.floors.raise(subject, sequence);
-        let newest = self.lasts_by_subject(&[subject.to_owned()]).await?.pop().flatten();
-        let newest =
-            newest.map(|stored| self.logged(stored)).filter(|newest| newest.version.get() >= sequence);
+        let newest = self.last_on(subject).await?.filter(|newest| newest.version.get() >= sequence);
         Ok(newest.map(|newest| {
             let ours = newest.id(&self.0.subjects) == event.identity(&self.0.subjects);
             if ours { newest.version } else { Version::new(sequence) }

@@ -23,7 +23,7 @@ use common::{
 };
 
 /// `apply::TRIES`.
-const TRIES: usize = 20;
+pub const TRIES: usize = 20;
 
 /// An event could not be applied now.
 pub enum Failed {
@@ -42,19 +42,24 @@ impl<E: Into<Over>> From<E> for Failed {
     }
 }
 
+/// `settled`, one look. `None`: an intent stood, and it has to be looked again.
+pub async fn settled(p: &Process, path: &MediaPath) -> Result<Option<PathState>, Failed> {
+    let seen = p.index.path_state(path)?;
+    if let Some(intent) = &seen.intent {
+        if p.resolve_abandoned(path, intent).await? == Abandoned::No {
+            p.resolve(path, intent).await?;
+        }
+        return Ok(None);
+    }
+    p.pause("path state read").await;
+    Ok(Some(seen))
+}
+
 /// `apply`.
 pub async fn apply(p: &Process, session: &Session, logged: &Logged, event: &Event) -> Result<(), Failed> {
     for _ in 0..TRIES {
         p.check(session)?;
-        let seen = p.index.path_state(&event.path)?;
-        if let Some(intent) = &seen.intent {
-            // `settled`.
-            if p.resolve_abandoned(&event.path, intent).await? == Abandoned::No {
-                p.resolve(&event.path, intent).await?;
-            }
-            continue;
-        }
-        p.pause("path state read").await;
+        let Some(seen) = settled(p, &event.path).await? else { continue };
         match by_index(&seen, session.generation, event, logged.version) {
             ByIndex::Superseded => return Ok(()),
             ByIndex::AnswersOffer => {

@@ -1,27 +1,17 @@
 //! The replicator's glue around its decisions: bringing a path's last event to the disk once more (`replicator/src/repair.rs`).
 
 use crate::{
-    apply::{Failed, apply, fetch, on_disk, place},
-    process::{Abandoned, Process},
+    apply::{Failed, TRIES, apply, fetch, on_disk, place, settled},
+    process::Process,
 };
 use ::replicator::repair::{Decision, decide};
 use common::{event::Event, log::Logged, trust::Session};
-
-/// `apply::TRIES`.
-const TRIES: usize = 20;
 
 /// `repair`.
 pub async fn repair(p: &Process, session: &Session, logged: &Logged, event: &Event) -> Result<(), Failed> {
     for _ in 0..TRIES {
         p.check(session)?;
-        let seen = p.index.path_state(&event.path)?;
-        if let Some(intent) = &seen.intent {
-            if p.resolve_abandoned(&event.path, intent).await? == Abandoned::No {
-                p.resolve(&event.path, intent).await?;
-            }
-            continue;
-        }
-        p.pause("path state read").await;
+        let Some(seen) = settled(p, &event.path).await? else { continue };
         let row = seen.row.as_ref().filter(|row| row.generation == session.generation);
         let Some(row) = row.filter(|row| row.version >= logged.version) else {
             return apply(p, session, logged, event).await;

@@ -262,7 +262,7 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
         wanted.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let due = self.next_due();
-            let connected = self.connection.as_ref().is_some_and(|connection| connection.borrow().connected);
+            let connected = self.is_connected();
             tokio::select! {
                 () = stop.cancelled() => break,
                 online = &mut connect, if connecting => {

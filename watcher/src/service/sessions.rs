@@ -29,6 +29,11 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
         online.reporter
     }
 
+    /// Whether there is a connection to the broker.
+    pub(super) fn is_connected(&self) -> bool {
+        self.connection.as_ref().is_some_and(|connection| connection.borrow().connected)
+    }
+
     /// The connection was lost, or it was lost and is there again.
     pub(super) fn lose_broker(&mut self) {
         self.away.get_or_insert_with(Instant::now);

@@ -240,9 +240,7 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
                 Next::Halt => return Err(ServiceError::Halted(error)),
                 Next::NewSession => {
                     // A broker that is full may say nothing; one that is away is no reason to go slowly when it is back.
-                    let connected =
-                        self.connection.as_ref().is_some_and(|connection| connection.borrow().connected);
-                    if error.is_timeout() && connected {
+                    if error.is_timeout() && self.is_connected() {
                         self.pause.begin_unanswered(error_chain(&error), now);
                     }
                     let current = self.session.as_ref().map(|session| (session.generation, session.epoch));
