@@ -19,7 +19,7 @@ use common::{
         stop_on_signals,
     },
     trust::Gate,
-    vitals::{Vitals, probe},
+    vitals::{Vitals, neighbours, probe},
 };
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use std::{
@@ -105,7 +105,12 @@ pub async fn run(
         if !claim.await.map_err(ServiceError::from)? {
             return Ok(None);
         }
-        probing.get_or_init(|| probe::start(&told.vitals, stores.log.clone()));
+        let bucket = reporter.bucket();
+        probing.get_or_init(|| {
+            let neighbours =
+                bucket.map(|bucket| neighbours::start(&told.vitals, bucket, settings.node.clone()));
+            (probe::start(&told.vitals, stores.log.clone()), neighbours)
+        });
         let node = node(&settings, limit, &local, rules, broker, (stores.log, stores.blobs));
         Ok(Some(Online { node, reporter }))
     };

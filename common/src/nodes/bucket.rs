@@ -13,6 +13,11 @@ use crate::{
 use async_nats::{HeaderMap, header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE};
 use serde_json::json;
 
+/// Keys read at once.
+const KEYS: usize = 500;
+/// And the most bytes of them: a list of wanted blobs has 70 KB at most.
+const PAGE_BYTES: usize = 8 * 1024 * 1024;
+
 /// A record as the broker has it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SeenRecord {
@@ -90,7 +95,7 @@ impl NodeBucket {
         Ok(stored.as_ref().and_then(seen))
     }
 
-    /// All records, by node and role. One round trip for each key of the bucket.
+    /// All records, by node and role. One request for 500 keys of the bucket; one for each from a server before 2.11.
     pub async fn all(&self) -> Result<Vec<SeenRecord>, BrokerError> {
         let mut records: Vec<SeenRecord> = self.everything().await?.iter().filter_map(seen).collect();
         records.sort_by(|a, b| (&a.record.node, a.record.role).cmp(&(&b.record.node, b.record.role)));
@@ -141,9 +146,14 @@ impl NodeBucket {
     async fn everything(&self) -> Result<Vec<Stored>, BrokerError> {
         let filter = format!("{}>", self.prefix);
         let (mut all, mut from) = (Vec::new(), 1);
-        while let Some(stored) = self.wire.next_of(&self.stream, &filter, from).await? {
-            from = stored.sequence + 1;
-            all.push(stored);
+        loop {
+            let page = self.wire.page(&self.stream, &filter, from, KEYS, PAGE_BYTES).await?;
+            let Some(last) = page.messages.last() else { break };
+            from = last.sequence + 1;
+            all.extend(page.messages);
+            if page.end {
+                break;
+            }
         }
         Ok(all)
     }

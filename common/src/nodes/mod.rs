@@ -5,10 +5,12 @@
 mod bucket;
 mod claim;
 mod reporter;
+mod survey;
 
 pub use bucket::{NodeBucket, SeenRecord};
 pub use claim::{Claim, ClaimError, instance_of};
 pub use reporter::{Identity, Progress, ReportError, Reporter};
+pub use survey::{Comparison, Survey, compare, is_settled};
 
 use crate::{
     event::{StreamCreated, Version},
@@ -132,12 +134,27 @@ pub struct NodeRecord {
     pub durable: Option<bool>,
     /// The blob store.
     pub store: String,
-    /// Where and since when it differs from the others, if it does.
-    pub diverged: Option<String>,
+    /// How its files differ from those of the others, if they do.
+    pub diverged: Option<Diverged>,
     /// When this run began.
     pub started: Timestamp,
     /// The last thing that went wrong.
     pub last_error: Option<String>,
+}
+
+/// A node that has not the same files as the others, although it has applied the same events.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Diverged {
+    /// Since when it is known.
+    pub since: Timestamp,
+    /// From whom it differs.
+    pub from: Vec<NodeName>,
+    /// When its index was last compared with the log because of it.
+    pub checked: Option<Timestamp>,
+    /// How many paths differed then.
+    pub differing: u64,
+    /// The first 20 of them.
+    pub paths: Vec<String>,
 }
 
 /// The list under `<node>.wanted`.

@@ -1,7 +1,7 @@
 //! Writing a process's record: on change, at most 5 times a second, and every 5 s, from the loop that does the work, so that a
 //! stalled loop looks stalled.
 
-use super::{CHANGES, Claim, ClaimError, HEARTBEAT, NodeBucket, NodeRecord, NodeRunState, Role};
+use super::{CHANGES, Claim, ClaimError, Diverged, HEARTBEAT, NodeBucket, NodeRecord, NodeRunState, Role};
 use crate::{
     broker::Connection,
     event::Version,
@@ -51,6 +51,8 @@ pub struct Progress {
     pub beyond: Vec<(Version, Version)>,
     /// What is known and not finished.
     pub pending: u64,
+    /// How the node's files differ from those of the others, if they do.
+    pub diverged: Option<Diverged>,
     /// The last thing that went wrong.
     pub last_error: Option<String>,
 }
@@ -64,6 +66,7 @@ impl Progress {
             version: None,
             beyond: Vec::new(),
             pending: 0,
+            diverged: None,
             last_error: None,
         }
     }
@@ -213,7 +216,7 @@ impl Reporter {
             build: env!("CARGO_PKG_VERSION").into(),
             durable: self.identity.durable,
             store: "nats".into(),
-            diverged: None,
+            diverged: progress.diverged,
             started: self.started,
             last_error: progress.last_error,
         })

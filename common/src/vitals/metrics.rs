@@ -58,6 +58,7 @@ pub struct Metrics {
     retries: Counter,
     overflows: Counter,
     held: Family<One, Gauge>,
+    nodes: Family<One, Gauge>,
     pub(super) gauges: Gauges,
 }
 
@@ -77,6 +78,7 @@ pub(super) struct Gauges {
     pub files: Gauge,
     pub bytes: Gauge,
     pub disk_free: Gauge,
+    pub digest_match: Gauge,
     pub folders: Gauge,
     pub unwatched: Gauge,
     pub scrubbed: Seconds,
@@ -139,6 +141,7 @@ impl Metrics {
             files: r.zero("mediamirror_tree_files"),
             bytes: r.zero("mediamirror_tree_bytes"),
             disk_free: r.zero("mediamirror_disk_free_bytes"),
+            digest_match: r.zero("mediamirror_digest_match"),
             folders: r.zero("mediamirror_folders"),
             unwatched: r.zero("mediamirror_folders_unwatched"),
             scrubbed: r.zero("mediamirror_scrub_last_success_timestamp_seconds"),
@@ -157,6 +160,7 @@ impl Metrics {
             retries: r.zero("mediamirror_retries_total"),
             overflows: r.zero("mediamirror_watch_overflows_total"),
             held: r.zero("mediamirror_held"),
+            nodes: r.zero("mediamirror_nodes"),
             gauges,
             registry: Registry::default(),
         };
@@ -174,7 +178,15 @@ impl Metrics {
         }
         self.set_state(NodeRunState::Starting);
         self.set_held(0, 0);
+        self.set_nodes(0, 0);
+        self.gauges.digest_match.set(1);
         Standstill::ALL.into_iter().for_each(|what| self.set_stalled(what, 0.0));
+    }
+
+    /// Processes of the mirror that were seen within 15 s, and those that were not.
+    pub fn set_nodes(&self, up: u64, down: u64) {
+        self.nodes.get_or_create(&[("state", "up")]).set(number(up));
+        self.nodes.get_or_create(&[("state", "down")]).set(number(down));
     }
 
     /// A file was placed, so many seconds after its change was noticed.

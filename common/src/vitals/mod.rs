@@ -5,6 +5,7 @@
 
 mod health;
 mod metrics;
+pub mod neighbours;
 mod notify;
 pub mod probe;
 pub mod table;
@@ -24,6 +25,7 @@ use crate::{
 };
 use health::{DEAD, Facts};
 use metrics::number;
+use neighbours::Neighbours;
 use notify::Notify;
 use probe::Probed;
 use std::{
@@ -88,6 +90,7 @@ pub struct Vitals {
     done: AtomicU64,
     seen: Mutex<Seen>,
     probed: Mutex<Probed>,
+    neighbours: Mutex<Neighbours>,
 }
 
 impl Vitals {
@@ -130,6 +133,7 @@ impl Vitals {
             done: AtomicU64::new(0),
             seen: Mutex::new(seen),
             probed: Mutex::default(),
+            neighbours: Mutex::default(),
         }
     }
 
@@ -202,11 +206,12 @@ impl Vitals {
             }
         }
         self.turned(now);
-        if let Some(stall) = health::stall(&self.facts(now)).filter(|_| session) {
+        progress.diverged = self.neighbours().diverged;
+        if let Some(trouble) = health::to_record(&self.facts(now)).filter(|_| session) {
             progress.state = NodeRunState::Degraded;
             progress.last_error = Some(match progress.last_error {
-                Some(error) => format!("{stall}; {error}"),
-                None => stall.to_string(),
+                Some(error) => format!("{trouble}; {error}"),
+                None => trouble.to_string(),
             });
         }
         let mut seen = self.seen();
@@ -284,6 +289,7 @@ impl Vitals {
     fn facts(&self, now: Instant) -> Facts {
         let seen = self.seen();
         let probed = self.probed.lock().unwrap_or_else(PoisonError::into_inner);
+        let neighbours = self.neighbours();
         let since = |at: Instant| now.saturating_duration_since(at);
         let work = if seen.work { since(seen.moved) } else { Duration::ZERO };
         Facts {
@@ -297,12 +303,20 @@ impl Vitals {
             oldest: seen.oldest.map_or(Duration::ZERO, since),
             parked: seen.parked,
             held: seen.held,
+            most_down: neighbours.most_down,
+            diverged: neighbours.diverged.is_some(),
             max_lag: self.max_lag,
         }
     }
 
     fn is_connected(&self) -> bool {
-        self.connection.get().is_some_and(|connection| connection.borrow().connected)
+        self.epoch().is_some()
+    }
+
+    /// The connection's number, while there is one.
+    fn epoch(&self) -> Option<u64> {
+        let connection = *self.connection.get()?.borrow();
+        connection.connected.then_some(connection.epoch)
     }
 
     fn version(&self) -> Option<Version> {

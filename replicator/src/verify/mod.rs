@@ -2,6 +2,7 @@
 //! those. It changes nothing itself.
 
 mod check;
+pub mod cluster;
 pub mod facts;
 mod pass;
 

@@ -194,6 +194,8 @@ pub struct Service<L, B> {
     away: Option<Instant>,
     counter: Counter,
     held_turn: usize,
+    /// How often most of the nodes had come back when that was heeded last.
+    returned: u64,
     racy: VecDeque<(Instant, MediaPath)>,
     summary: Summary,
     last_trouble: Option<String>,
@@ -239,6 +241,7 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
             away: Some(now),
             counter: Counter::default(),
             held_turn: 0,
+            returned: 0,
             racy: VecDeque::new(),
             summary: Summary::default(),
             last_trouble: None,

@@ -76,7 +76,10 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
         let read_since =
             self.last_full.is_some_and(|(_, _, log_read)| !log_read) && node.fresh && node.log_read;
         let due = self.last_full.is_some_and(|(began, _, _)| began.elapsed() > RESCAN);
-        self.rescan |= read_since || due;
+        // What the log lacks of this node, when the others are there to take it.
+        let returned = self.vitals.neighbours().returned;
+        let returned = std::mem::replace(&mut self.returned, returned) != returned;
+        self.rescan |= read_since || due || returned;
         self.clear_racy(now).await?;
         release_held(&self.root, &self.index, &mut self.held_turn).await?;
         if self.session.is_some() {
