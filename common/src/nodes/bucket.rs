@@ -35,6 +35,8 @@ pub struct NodeBucket {
     wire: Wire,
     stream: String,
     prefix: String,
+    /// Copies of it that are kept, when it is made.
+    replicas: usize,
 }
 
 impl NodeBucket {
@@ -44,10 +46,16 @@ impl NodeBucket {
         mirror: &MirrorName,
         replicas: usize,
     ) -> Result<Self, BrokerError> {
-        let bucket = Self::named(client, mirror);
-        let subjects = [format!("{}>", bucket.prefix)];
+        let bucket = Self { replicas, ..Self::named(client, mirror) };
+        bucket.make().await?;
+        Ok(bucket)
+    }
+
+    /// Makes it when it is not there, or not any more.
+    pub(super) async fn make(&self) -> Result<(), BrokerError> {
+        let subjects = [format!("{}>", self.prefix)];
         let config = json!({
-            "name": bucket.stream,
+            "name": self.stream,
             "subjects": subjects,
             "retention": "limits",
             "storage": "file",
@@ -58,14 +66,13 @@ impl NodeBucket {
             "max_bytes": -1,
             "max_age": 0,
             "max_msg_size": -1,
-            "num_replicas": replicas,
+            "num_replicas": self.replicas,
             "allow_rollup_hdrs": true,
             "deny_delete": true,
             "allow_direct": true,
         });
-        let info = bucket.wire.stream_or_create(&bucket.stream, &config).await?;
-        Wire::require(&bucket.stream, &info, &subjects)?;
-        Ok(bucket)
+        let info = self.wire.stream_or_create(&self.stream, &config).await?;
+        Wire::require(&self.stream, &info, &subjects)
     }
 
     /// The bucket, which must be there.
@@ -77,7 +84,12 @@ impl NodeBucket {
 
     fn named(client: async_nats::Client, mirror: &MirrorName) -> Self {
         let bucket = mirror.node_bucket();
-        Self { wire: Wire::new(client), stream: format!("KV_{bucket}"), prefix: format!("$KV.{bucket}.") }
+        Self {
+            wire: Wire::new(client),
+            stream: format!("KV_{bucket}"),
+            prefix: format!("$KV.{bucket}."),
+            replicas: 1,
+        }
     }
 
     async fn info(&self) -> Result<StreamInfo, BrokerError> {

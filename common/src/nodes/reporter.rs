@@ -3,7 +3,7 @@
 
 use super::{CHANGES, Claim, ClaimError, Diverged, HEARTBEAT, NodeBucket, NodeRecord, NodeRunState, Role};
 use crate::{
-    broker::Connection,
+    broker::{BrokerError, Connection},
     event::Version,
     hash::ContentHash,
     index::{Index, IndexError},
@@ -100,7 +100,8 @@ impl Reporter {
         Self { connection, identity, boot, started: Timestamp::now(), claim: None, last: None }
     }
 
-    /// Takes the node's name for this process. A broker that does not answer is asked again until `stop`, with one warning. False: it was told to stop.
+    /// Takes the node's name for this process. A broker that does not answer is asked again until `stop`, with one warning; one that has lost the bucket since it
+    /// was opened gets it again. False: it was told to stop.
     pub async fn claim(
         &mut self,
         bucket: NodeBucket,
@@ -111,8 +112,17 @@ impl Reporter {
         let mut warned = false;
         while !stop.is_cancelled() {
             let record = self.record(index, root, Progress::starting())?;
+            let take = async {
+                match Claim::take(bucket.clone(), &record).await {
+                    Err(ClaimError::Broker(BrokerError::Absent { .. })) => {
+                        bucket.make().await?;
+                        Claim::take(bucket.clone(), &record).await
+                    }
+                    taken => taken,
+                }
+            };
             let taken = tokio::select! {
-                taken = Claim::take(bucket.clone(), &record) => taken,
+                taken = take => taken,
                 () = stop.cancelled() => return Ok(false),
             };
             let error = match taken {
@@ -120,7 +130,7 @@ impl Reporter {
                     self.claim = Some(claim);
                     return Ok(true);
                 }
-                Err(ClaimError::Broker(error)) if error.is_away() || error.is_full() => error,
+                Err(ClaimError::Broker(error)) if error.passes() => error,
                 Err(error) => return Err(error.into()),
             };
             if !std::mem::replace(&mut warned, true) {
