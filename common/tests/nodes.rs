@@ -46,6 +46,7 @@ fn record(node: &str, role: Role, instance: &str) -> NodeRecord {
         durable: None,
         store: "nats".into(),
         diverged: None,
+        underway: None,
         started: Timestamp::now(),
         last_error: None,
     }

@@ -622,6 +622,7 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
             beyond: self.tracker.beyond(),
             pending: self.pending(),
             diverged: None,
+            underway: None,
             last_error: self.room.reason().or_else(|| self.last_error.clone()),
         });
         reporter.write(&self.node.index, &self.node.root, progress).await?;

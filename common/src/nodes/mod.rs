@@ -136,10 +136,24 @@ pub struct NodeRecord {
     pub store: String,
     /// How its files differ from those of the others, if they do.
     pub diverged: Option<Diverged>,
+    /// Something long that it is at.
+    #[serde(default)]
+    pub underway: Option<Underway>,
     /// When this run began.
     pub started: Timestamp,
     /// The last thing that went wrong.
     pub last_error: Option<String>,
+}
+
+/// Something that takes over 10 s.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Underway {
+    /// What, for people.
+    pub what: String,
+    /// How much of it is done.
+    pub percent: u64,
+    /// Seconds until its end, at the pace so far; `None`: there is no pace yet.
+    pub left_s: Option<u64>,
 }
 
 /// A node that has not the same files as the others, although it has applied the same events.
@@ -192,6 +206,7 @@ mod tests {
             durable: Some(true),
             store: "nats".into(),
             diverged: None,
+            underway: None,
             started: Timestamp::from_nanos(0),
             last_error: None,
         };
@@ -219,6 +234,7 @@ mod tests {
             "durable",
             "store",
             "diverged",
+            "underway",
             "started",
             "last_error",
         ];

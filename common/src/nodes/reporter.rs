@@ -1,7 +1,9 @@
 //! Writing a process's record: on change, at most 5 times a second, and every 5 s, from the loop that does the work, so that a
 //! stalled loop looks stalled.
 
-use super::{CHANGES, Claim, ClaimError, Diverged, HEARTBEAT, NodeBucket, NodeRecord, NodeRunState, Role};
+use super::{
+    CHANGES, Claim, ClaimError, Diverged, HEARTBEAT, NodeBucket, NodeRecord, NodeRunState, Role, Underway,
+};
 use crate::{
     broker::{BrokerError, Connection},
     event::Version,
@@ -53,6 +55,8 @@ pub struct Progress {
     pub pending: u64,
     /// How the node's files differ from those of the others, if they do.
     pub diverged: Option<Diverged>,
+    /// Something long that it is at.
+    pub underway: Option<Underway>,
     /// The last thing that went wrong.
     pub last_error: Option<String>,
 }
@@ -67,6 +71,7 @@ impl Progress {
             beyond: Vec::new(),
             pending: 0,
             diverged: None,
+            underway: None,
             last_error: None,
         }
     }
@@ -227,6 +232,7 @@ impl Reporter {
             durable: self.identity.durable,
             store: "nats".into(),
             diverged: progress.diverged,
+            underway: progress.underway,
             started: self.started,
             last_error: progress.last_error,
         })

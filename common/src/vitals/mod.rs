@@ -9,16 +9,18 @@ pub mod neighbours;
 mod notify;
 pub mod probe;
 pub mod table;
+mod underway;
 
 pub use health::{Health, Reason, Standstill, Verdict, judge};
 pub use metrics::{Direction, Metrics};
+pub use underway::Long;
 
 use crate::{
     broker::Connection,
     event::Version,
     index::{Index, IndexError},
     limits::RateLimit,
-    nodes::{NodeRunState, Progress, Role},
+    nodes::{NodeRunState, Progress, Role, Underway},
     root::Root,
     settings::NotifySettings,
     time::Timestamp,
@@ -40,6 +42,7 @@ use tokio::{
     time::{Instant, interval},
 };
 use tokio_util::sync::CancellationToken;
+use underway::Course;
 
 /// How often the index is counted for the metrics.
 const COUNTS: Duration = Duration::from_secs(1);
@@ -58,6 +61,8 @@ pub struct Turn {
     pub work: bool,
     /// When the oldest work was begun.
     pub oldest: Option<Instant>,
+    /// Something long that it is at.
+    pub long: Option<Long>,
 }
 
 /// What is known of the loop.
@@ -75,6 +80,7 @@ struct Seen {
     counted: Option<Instant>,
     parked: u64,
     held: u64,
+    course: Course,
 }
 
 /// The vital signs of one process, shared by all who write or read them.
@@ -121,6 +127,7 @@ impl Vitals {
             counted: None,
             parked: 0,
             held: 0,
+            course: Course::default(),
         };
         Self {
             metrics: Metrics::new(role, Timestamp::now().nanos() as f64 / 1e9),
@@ -176,7 +183,7 @@ impl Vitals {
     }
 
     fn turn_at(&self, now: Instant, index: &Index, root: &Root, turn: Turn) -> Progress {
-        let Turn { mut progress, session, no_room, work, oldest } = turn;
+        let Turn { mut progress, session, no_room, work, oldest, long } = turn;
         let head = self.probed.lock().unwrap_or_else(PoisonError::into_inner).head;
         {
             let mut seen = self.seen();
@@ -204,6 +211,14 @@ impl Vitals {
             if behind && progress.state == NodeRunState::Ready {
                 progress.state = NodeRunState::Syncing;
             }
+            let behind = head.filter(|_| behind && session);
+            let catching_up =
+                |head: Version| Long { what: "catching up", done: version.get(), total: head.get() };
+            let (underway, say) = seen.course.turn(now, behind.map(catching_up).or(long));
+            if let (Some(Underway { what, percent, left_s }), true) = (&underway, say) {
+                tracing::info!(what, percent, left_s, "under way");
+            }
+            progress.underway = underway;
         }
         self.turned(now);
         progress.diverged = self.neighbours().diverged;
@@ -360,7 +375,8 @@ mod tests {
 
         fn turn(&self, seconds: u64, change: impl FnOnce(&mut Turn)) -> Progress {
             let progress = Progress { state: NodeRunState::Ready, ..Progress::starting() };
-            let mut turn = Turn { progress, session: true, no_room: false, work: true, oldest: None };
+            let mut turn =
+                Turn { progress, session: true, no_room: false, work: true, oldest: None, long: None };
             change(&mut turn);
             self.vitals.turn_at(self.began + Duration::from_secs(seconds), &self.index, &self.root, turn)
         }
