@@ -62,6 +62,7 @@ pub async fn run(settings: Settings, run: Run) -> Result<Exit, Failure> {
     let told = Told::start(&settings, Role::Replicator, run.max_lag, limit.clone(), &stop).await?;
     let waiting = told.vitals.while_waiting(connect_service(&settings, Role::Replicator, &stop));
     let Some(broker) = waiting.await? else {
+        told.end().await;
         return Ok(Exit::Done);
     };
     told.vitals.connected_by(broker.connection());

@@ -140,7 +140,8 @@ impl<'c> Tx<'c> {
         Ok(())
     }
 
-    /// Changes the marks of a path's row, making a row that only carries marks when there is none.
+    /// Changes the marks of a path's row, making a row that only carries marks when there is none. One of an older generation that has lost (rule 6) is asked of
+    /// `repairs`: the event that won may have been left alone before, for ours to be published over it (rule 10).
     pub fn mark(&mut self, path: &MediaPath, change: impl FnOnce(&mut Row)) -> Result<(), IndexError> {
         let old = read_row(self.conn, path)?;
         let mut row = old.clone().unwrap_or(Row {
@@ -157,6 +158,9 @@ impl<'c> Tx<'c> {
             ignored: None,
         });
         change(&mut row);
+        if row.lost.is_some() && row.generation != self.node.generation {
+            self.repair(path)?;
+        }
         self.put_row(path, old.as_ref(), &row)
     }
 
