@@ -25,6 +25,7 @@ pub mod startup;
 pub mod status;
 pub mod subject;
 pub mod time;
+pub mod troubles;
 pub mod trust;
 pub mod vitals;
 

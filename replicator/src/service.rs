@@ -24,6 +24,7 @@ use common::{
     log::{Delivery, EventLog, Follower, Logged},
     nodes::{NodeRunState, Progress, ReportError, Reporter},
     time::Timestamp,
+    troubles::Troubles,
     trust::Session,
 };
 use std::{
@@ -139,7 +140,7 @@ pub struct Service<L: EventLog, B> {
     /// What is slow and may wait looks at it.
     busy_now: Arc<AtomicBool>,
     room: Waiting,
-    last_trouble: Option<String>,
+    troubles: Troubles,
     last_error: Option<String>,
 }
 
@@ -178,7 +179,7 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
             heeded: neighbours::Heeded::default(),
             busy_now: Arc::default(),
             room: Waiting::default(),
-            last_trouble: None,
+            troubles: Troubles::default(),
             last_error: None,
         }
     }
@@ -578,13 +579,9 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
         }
     }
 
-    /// One warning when trouble begins, not one for each event.
     fn trouble(&mut self, text: String) {
-        if self.last_trouble.as_ref() != Some(&text) {
-            tracing::warn!(error = %text, "will be tried again");
-        }
-        self.last_error = Some(text.clone());
-        self.last_trouble = Some(text);
+        self.troubles.say(&text);
+        self.last_error = Some(text);
     }
 
     // ---- now and then -------------------------------------------------------------------------------------------
@@ -605,11 +602,8 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
         if self.session.is_some() && self.tracker.reads_beyond(self.log_end) {
             self.follow_by_reading().await;
         }
-        if self.work.is_empty() && self.pauses.is_empty() {
-            self.last_trouble = None;
-            if self.is_idle() {
-                self.room.idle();
-            }
+        if self.work.is_empty() && self.pauses.is_empty() && self.is_idle() {
+            self.room.idle();
         }
         if self.wanted_changed && self.session.is_some() {
             self.wanted_changed = false;

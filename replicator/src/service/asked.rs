@@ -162,7 +162,7 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
         } else {
             return;
         };
-        tracing::warn!("{odd}");
+        tracing::warn!(why = odd, "the consumer is not where this node is");
         self.last_error = Some(odd);
     }
 }

@@ -29,6 +29,7 @@ use common::{
     nodes::{ReportError, Reporter},
     path::MediaPath,
     root::Root,
+    troubles::Troubles,
     trust::Session,
     vitals::Vitals,
 };
@@ -211,7 +212,9 @@ pub struct Service<L, B> {
     returned: u64,
     racy: VecDeque<(Instant, MediaPath)>,
     summary: Summary,
+    /// Since there was nothing to do.
     last_trouble: Option<String>,
+    troubles: Troubles,
     pause: Pause,
 }
 
@@ -260,6 +263,7 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
             racy: VecDeque::new(),
             summary: Summary::default(),
             last_trouble: None,
+            troubles: Troubles::default(),
             pause: Pause::default(),
         }
     }

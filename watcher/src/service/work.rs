@@ -279,10 +279,8 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
     /// One warning when trouble begins, not one for each file.
     pub(super) fn trouble(&mut self, error: &dyn std::error::Error) {
         let text = error_chain(error);
-        if self.last_trouble.as_deref() != Some(&text) {
-            tracing::warn!(error = %text, "will be tried again");
-            self.last_trouble = Some(text);
-        }
+        self.troubles.say(&text);
+        self.last_trouble = Some(text);
     }
 }
 
