@@ -14,7 +14,6 @@ mod limits;
 mod live;
 mod moves;
 mod names;
-mod observe;
 mod readme;
 mod refusals;
 mod rules;
