@@ -287,6 +287,8 @@ pub struct Told {
     /// How it is.
     pub vitals: Arc<Vitals>,
     http: Option<Serving>,
+    stop: CancellationToken,
+    stopping: tokio::task::JoinHandle<()>,
 }
 
 impl Told {
@@ -302,12 +304,15 @@ impl Told {
         let vitals = Arc::new(vitals);
         let http = Serving::start(&settings.http, role, &vitals).await?;
         vitals.ready();
-        let (stop, stopping) = (stop.clone(), Arc::clone(&vitals));
-        tokio::spawn(async move {
-            stop.cancelled().await;
-            stopping.stopping();
+        let (stop, told) = (stop.clone(), Arc::clone(&vitals));
+        let stopping = tokio::spawn({
+            let stop = stop.clone();
+            async move {
+                stop.cancelled().await;
+                told.stopping();
+            }
         });
-        Ok(Self { vitals, http })
+        Ok(Self { vitals, http, stop, stopping })
     }
 
     /// Where its HTTP is, if anywhere.
@@ -317,6 +322,10 @@ impl Told {
 
     /// Ends with the service.
     pub async fn end(self) {
+        if self.stop.is_cancelled() {
+            // However fast the loop has ended, the service manager has heard why.
+            let _ = self.stopping.await;
+        }
         if let Some(http) = self.http {
             http.end().await;
         }

@@ -8,7 +8,7 @@ use crate::{
     event::Version,
     exit::Exit,
     index::{Coverage, Index, IndexError, Scrub},
-    nodes::{DOWN, NodeRecord, NodeRunState, Role, SeenRecord},
+    nodes::{DOWN, NodeRecord, NodeRunState, Role, SeenRecord, Underway},
     time::Timestamp,
 };
 use serde::Serialize;
@@ -245,12 +245,25 @@ impl fmt::Display for Status {
                 f,
                 "{name:<20} {role:<10} {state:<9} {version:>9} {lag:>7} {pending:>7} {parked:>6} {age:>5}"
             )?;
+            if let Some(Underway { what, percent, left_s }) = &node.record.underway {
+                let left = left_s.map(|left| format!(", {} left", duration(left)));
+                writeln!(f, "    {what}: {percent} %{}", left.unwrap_or_default())?;
+            }
             if let (false, Some(error)) = (node.is_well(), &node.record.last_error) {
                 writeln!(f, "    {}", shortened(error, COLUMNS - 4))?;
             }
         }
         write!(f, "head of the log: {head}")?;
         self.local.iter().try_for_each(|local| write!(f, "\n{local}"))
+    }
+}
+
+/// As people say it: 59 s, 12 min, 3 h.
+fn duration(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7200 => format!("{} min", seconds / 60),
+        _ => format!("{} h", seconds / 3600),
     }
 }
 

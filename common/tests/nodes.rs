@@ -46,6 +46,7 @@ fn record(node: &str, role: Role, instance: &str) -> NodeRecord {
         durable: None,
         store: "nats".into(),
         diverged: None,
+        underway: None,
         started: Timestamp::now(),
         last_error: None,
     }
@@ -175,11 +176,8 @@ async fn a_broker_that_was_rolled_back_to_an_earlier_run_does_not_end_a_claim() 
     assert!(matches!(claim.write(&later).await, Err(ClaimError::Lost { .. })));
 }
 
-#[tokio::test]
-async fn a_service_asks_for_its_name_until_the_broker_answers_or_it_is_told_to_stop() {
-    let server = Server::start(&server::binaries().pop().unwrap());
-    let bucket = bucket(&server).await;
-    let dir = tempfile::tempdir().unwrap();
+/// A reporter of node n, and what its records tell of.
+fn reporter(dir: &tempfile::TempDir) -> (Reporter, Root, Index) {
     let (root, index) = (Root::open(dir.path()).unwrap(), Index::open(&dir.path().join("index.db")).unwrap());
     let identity = Identity {
         node: "n".parse().unwrap(),
@@ -188,8 +186,28 @@ async fn a_service_asks_for_its_name_until_the_broker_answers_or_it_is_told_to_s
         durable: None,
         http: None,
     };
-    let (_changes, connection) = tokio::sync::watch::channel(Connection::default());
-    let mut reporter = Reporter::new(connection, identity);
+    let (_, connection) = tokio::sync::watch::channel(Connection::default());
+    (Reporter::new(connection, identity), root, index)
+}
+
+#[tokio::test]
+async fn a_bucket_that_was_lost_after_it_was_opened_is_made_again_for_the_claim() {
+    let server = Server::start(&server::binaries().pop().unwrap());
+    let bucket = bucket(&server).await;
+    let context = async_nats::jetstream::new(server.client().await);
+    context.delete_stream("KV_MIRROR_MEDIA_NODES").await.unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let (mut reporter, root, index) = reporter(&dir);
+    assert!(reporter.claim(bucket.clone(), &index, &root, &CancellationToken::new()).await.unwrap());
+    assert_eq!(bucket.all().await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_service_asks_for_its_name_until_the_broker_answers_or_it_is_told_to_stop() {
+    let server = Server::start(&server::binaries().pop().unwrap());
+    let bucket = bucket(&server).await;
+    let dir = tempfile::tempdir().unwrap();
+    let (mut reporter, root, index) = reporter(&dir);
     let stop = CancellationToken::new();
     server.stop();
     {

@@ -9,6 +9,7 @@ use common::{
     event::Version,
     index::{Generation, Index, IndexError, NodeState},
     log::{EventLog, Logged},
+    vitals::Long,
 };
 use std::time::Duration;
 use tokio::{task::JoinSet, time::Instant};
@@ -117,6 +118,15 @@ impl Check {
             }
         }
         page.missing
+    }
+
+    /// For who asks how far it is.
+    pub fn long(&self) -> Long {
+        Long {
+            what: "reading the log through",
+            done: self.next.get().saturating_sub(1),
+            total: self.to.get(),
+        }
     }
 
     /// Everything has been read.

@@ -101,7 +101,10 @@ enum Command {
         /// Have the running processes repair what differs, wait for them, and look again
         #[arg(long)]
         repair: bool,
-        /// How long to wait for a repair [default: 60s]
+        /// Say whether all nodes have the same files, by their digests, and on which node what differs; no file is read
+        #[arg(long, conflicts_with_all = ["repair", "blobs"])]
+        cluster: bool,
+        /// How long to wait for a repair, or until the nodes can be compared [default: 60s]
         #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "60s", hide_default_value = true)]
         timeout: Duration,
         /// Read every blob, rather than ask whether it is there: as many bytes as the mirror has
@@ -195,7 +198,10 @@ async fn dispatch(command: Command, settings: Settings, layers: Layers) -> Resul
             };
             restore::run(&settings, path, which, timeout).await
         }
-        Command::Verify { repair, timeout, blobs, json, watch } => {
+        Command::Verify { cluster: true, timeout, json, .. } => {
+            verify::cluster::run(&settings, timeout, json).await
+        }
+        Command::Verify { repair, timeout, blobs, json, watch, .. } => {
             let wanted = verify::Wanted { repair, timeout, blobs, json };
             verify::run(settings, watch.resolve(&layers)?, wanted).await
         }

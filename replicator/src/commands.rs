@@ -17,7 +17,7 @@ use common::{
     settings::{self, PlaceSettings, ScrubSettings, Settings, TransferSettings},
     startup::{Local, Stores, Told, connect_service, identity, stop_on_signals},
     trust::Gate,
-    vitals::probe,
+    vitals::{neighbours, probe},
 };
 use std::{sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
@@ -62,6 +62,7 @@ pub async fn run(settings: Settings, run: Run) -> Result<Exit, Failure> {
     let told = Told::start(&settings, Role::Replicator, run.max_lag, limit.clone(), &stop).await?;
     let waiting = told.vitals.while_waiting(connect_service(&settings, Role::Replicator, &stop));
     let Some(broker) = waiting.await? else {
+        told.end().await;
         return Ok(Exit::Done);
     };
     told.vitals.connected_to(&broker);
@@ -70,6 +71,8 @@ pub async fn run(settings: Settings, run: Run) -> Result<Exit, Failure> {
         let Some((node, reporter)) = told.vitals.while_waiting(begin).await? else { return Ok(Exit::Done) };
         tracing::info!(root = %local.root.path().display(), mirror = %settings.mirror, node = %settings.node, "replicating");
         let _probe = probe::start(&told.vitals, node.log.clone());
+        let _neighbours =
+            reporter.bucket().map(|bucket| neighbours::start(&told.vitals, bucket, node.name.clone()));
         let service = Service::new(node, run.transfer.transfers, u64::from(run.place.trash_days));
         let _scrub = scrub::start(&service, run.scrub, &stop);
         service.run(reporter, stop.clone()).await?;

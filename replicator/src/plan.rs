@@ -97,11 +97,13 @@ pub fn is_above_row(event: &Event, row: &Row, row_created: Option<&StreamCreated
 }
 
 /// Whether an event is just the one that a row of an older generation, but of the same life of the log, had replaced, and the disk is as that row left it: the log
-/// was rolled back, and the watcher publishes ours over it (rule 10).
+/// was rolled back, and the watcher publishes ours over it (rule 10). Not when the watcher has, and ours has lost: then another event has taken the place.
 pub fn is_replaced_by_row(event: &Event, version: Version, row: &Row, same_life: bool, disk: OnDisk) -> bool {
     let as_left = match (row.state, disk) {
         (RowState::Present, OnDisk::File(content, _)) => {
-            row.sha256 == Some(content) && (event.added.is_none() || event.sha256 != content)
+            row.sha256 == Some(content)
+                && row.lost != Some(content)
+                && (event.added.is_none() || event.sha256 != content)
         }
         (RowState::Removed, OnDisk::Absent) => event.added.is_some(),
         _ => false,
@@ -290,11 +292,13 @@ mod tests {
     fn what_a_rolled_back_log_forgot_is_left_to_the_watcher() {
         let forgotten = |state| Row { state, replaced: Version::new(5), ..row("a", 7, 0) };
         let (present, removed) = (forgotten(RowState::Present), forgotten(RowState::Removed));
+        let lost = Row { lost: Some(hash("a")), ..forgotten(RowState::Present) };
         let (add, same, remove) =
             (event(Kind::Added, "old", 0), event(Kind::Added, "a", 0), event(Kind::Removed, "a", 0));
         for (row, event, version, same_life, disk, expected) in [
             (&present, &add, 5, true, file("a"), true),
             (&present, &add, 5, false, file("a"), false),
+            (&lost, &add, 5, true, file("a"), false),
             (&present, &add, 4, true, file("a"), false),
             (&present, &add, 5, true, file("user"), false),
             (&present, &add, 5, true, OnDisk::Absent, false),

@@ -8,6 +8,7 @@ use crate::{
     fetch::{Placing, fetch_blob},
 };
 use common::{
+    bar::{self, Bar},
     blobs::NatsBlobs,
     broker::Broker,
     content,
@@ -23,8 +24,7 @@ use common::{
     startup::{connect_command, stop_on_signals},
 };
 use futures_util::{StreamExt, stream};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use std::{collections::BTreeMap, io::IsTerminal, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 /// Events read at once.
 const PAGE: usize = 500;
@@ -76,13 +76,8 @@ async fn replay(
     let log = JetStreamLog::attach(broker.client().clone(), &settings.mirror).await?;
     let blobs = NatsBlobs::attach(broker.client().clone(), &settings.mirror).await?;
     let (newest, invalid) = newest_of_window(&log, &window).await?;
-    let bar = ProgressBar::with_draw_target(Some(newest.len() as u64), ProgressDrawTarget::stderr());
-    if !std::io::stderr().is_terminal() {
-        bar.set_draw_target(ProgressDrawTarget::hidden());
-    }
-    let style = ProgressStyle::with_template("{bar:24} {pos}/{len} files  {per_sec}  {eta} left")
-        .expect("a good template");
-    bar.set_style(style);
+    let style = bar::style("{bar:24} {pos}/{len} files  {per_sec}  {eta} left");
+    let bar = Bar::show("replaying", newest.len() as u64, style);
     let limit = RateLimit::new(transfer.limit.map(|size| size.bytes()));
     let (mut placed, mut bytes, mut same, mut removed, mut failed) = (0u64, 0u64, 0u64, 0u64, invalid);
     let work = newest.into_values().map(|event| {
@@ -91,7 +86,7 @@ async fn replay(
     });
     let mut results = stream::iter(work).buffer_unordered(transfer.transfers);
     while let Some((path, result)) = results.next().await {
-        bar.inc(1);
+        bar.counter().inc(1);
         match result {
             Ok(Done::Same) => same += 1,
             Ok(Done::Removed) => removed += 1,
@@ -102,7 +97,7 @@ async fn replay(
             }
         }
     }
-    bar.finish_and_clear();
+    drop(bar);
     println!(
         "{placed} files placed ({bytes} bytes), {same} the same already, {removed} removed, {failed} failed"
     );

@@ -1,6 +1,7 @@
 //! The replicator's loop: it picks what happens next, and hands each event to [`work`](crate::work).
 
 mod asked;
+mod neighbours;
 mod told;
 
 use crate::{
@@ -134,6 +135,7 @@ pub struct Service<L: EventLog, B> {
     restock: JoinSet<Result<(), ApplyError>>,
     restocked: Instant,
     held_said: bool,
+    heeded: neighbours::Heeded,
     /// What is slow and may wait looks at it.
     busy_now: Arc<AtomicBool>,
     room: Waiting,
@@ -173,6 +175,7 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
             restock: JoinSet::new(),
             restocked: Instant::now(),
             held_said: false,
+            heeded: neighbours::Heeded::default(),
             busy_now: Arc::default(),
             room: Waiting::default(),
             last_trouble: None,
@@ -618,6 +621,8 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
             version: Some(self.tracker.version().0),
             beyond: self.tracker.beyond(),
             pending: self.pending(),
+            diverged: None,
+            underway: None,
             last_error: self.room.reason().or_else(|| self.last_error.clone()),
         });
         reporter.write(&self.node.index, &self.node.root, progress).await?;

@@ -5,6 +5,7 @@ use crate::{
     service::{Ground, Mode, Online, Service, ServiceError, Summary, Tally},
 };
 use common::{
+    bar::{self, Bar},
     blobs::NatsBlobs,
     broker::Broker,
     exit::{Exit, Failure, Fault},
@@ -19,16 +20,15 @@ use common::{
         stop_on_signals,
     },
     trust::Gate,
-    vitals::{Vitals, probe},
+    vitals::{Vitals, neighbours, probe},
 };
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
+use indicatif::ProgressState;
 use std::{
     fmt::Write,
-    io::IsTerminal,
     sync::{Arc, OnceLock, atomic::Ordering},
     time::Duration,
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 impl Fault for ServiceError {
     fn exit(&self) -> Exit {
@@ -105,7 +105,12 @@ pub async fn run(
         if !claim.await.map_err(ServiceError::from)? {
             return Ok(None);
         }
-        probing.get_or_init(|| probe::start(&told.vitals, stores.log.clone()));
+        let bucket = reporter.bucket();
+        probing.get_or_init(|| {
+            let neighbours =
+                bucket.map(|bucket| neighbours::start(&told.vitals, bucket, settings.node.clone()));
+            (probe::start(&told.vitals, stores.log.clone()), neighbours)
+        });
         let node = node(&settings, limit, &local, rules, broker, (stores.log, stores.blobs));
         Ok(Some(Online { node, reporter }))
     };
@@ -132,7 +137,7 @@ pub async fn scan(
     let ground = ground(&local, &watch, Arc::new(vitals))?;
     let broker = connect_command(&settings, "watcher-scan").await?;
     let (found, done) = (Arc::new(Tally::default()), Arc::new(Tally::default()));
-    let bar = Bar::show(Arc::clone(&found), Arc::clone(&done));
+    let bar = ScanBar::show(Arc::clone(&found), Arc::clone(&done));
     let ended = async {
         let Some(stores) = Stores::open(&broker, &settings, &stop).await? else {
             return Ok((Summary::default(), false));
@@ -185,19 +190,14 @@ fn say(summary: &Summary) {
     );
 }
 
-/// The progress of a scan on a terminal: files, bytes, rate, time left.
-struct Bar {
-    bar: ProgressBar,
-    stop: CancellationToken,
+/// How far a scan is: files, bytes, rate, time left.
+struct ScanBar {
+    bar: Arc<Bar>,
+    _ticker: AbortOnDropHandle<()>,
 }
 
-impl Bar {
+impl ScanBar {
     fn show(found: Arc<Tally>, done: Arc<Tally>) -> Self {
-        let stop = CancellationToken::new();
-        let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
-        if !std::io::stderr().is_terminal() {
-            bar.set_draw_target(ProgressDrawTarget::hidden());
-        }
         let files = {
             let (found, done) = (Arc::clone(&found), Arc::clone(&done));
             move |_: &ProgressState, out: &mut dyn Write| {
@@ -205,22 +205,21 @@ impl Bar {
                 let _ = write!(out, "{done}/{found} files");
             }
         };
-        let style = "{bar:24} {files}  {bytes}/{total_bytes}  {bytes_per_sec}  {eta} left";
-        bar.set_style(ProgressStyle::with_template(style).expect("a good template").with_key("files", files));
-        let (ticker, ended) = (bar.clone(), stop.clone());
-        tokio::spawn(async move {
-            while !ended.is_cancelled() {
-                ticker.set_length(found.bytes.load(Ordering::Relaxed));
-                ticker.set_position(done.bytes.load(Ordering::Relaxed));
+        let style = bar::style("{bar:24} {files}  {bytes}/{total_bytes}  {bytes_per_sec}  {eta} left");
+        let bar = Arc::new(Bar::show("scanning", 0, style.with_key("files", files)));
+        let ticked = Arc::clone(&bar);
+        let ticker = tokio::spawn(async move {
+            loop {
+                ticked.counter().set_length(found.bytes.load(Ordering::Relaxed));
+                ticked.counter().set_position(done.bytes.load(Ordering::Relaxed));
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         });
-        Self { bar, stop }
+        Self { bar, _ticker: AbortOnDropHandle::new(ticker) }
     }
 
     fn end(self) {
-        self.stop.cancel();
-        self.bar.finish_and_clear();
+        self.bar.counter().finish_and_clear();
     }
 }
 

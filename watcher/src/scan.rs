@@ -13,6 +13,7 @@ use std::{
     ops::ControlFlow,
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
 };
 
 /// What a scan tells.
@@ -53,6 +54,8 @@ pub struct Scan<'a> {
     pub watches: Option<&'a Watches>,
     /// Only this folder; empty: the whole root.
     pub folder: &'a Path,
+    /// Counts the files that it meets.
+    pub met: &'a AtomicU64,
     /// It is done again every few seconds: what cannot be read has been said before.
     pub poll: bool,
 }
@@ -75,6 +78,7 @@ impl Scan<'_> {
                 }
                 Entry::File(path, stat) => {
                     report.files += 1;
+                    self.met.fetch_add(1, Ordering::Relaxed);
                     report.bytes += stat.stat.size;
                     rows.reach(&path, &mut |missing| told(&mut report, &mut tell, Found::Missing(missing)))
                         .map(|row| {

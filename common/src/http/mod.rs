@@ -164,7 +164,8 @@ fn reason(reason: &Reason) -> Value {
         | Reason::Behind(age)
         | Reason::Slow(age) => value["seconds"] = json!(age.as_secs_f64()),
         Reason::Parked(count) | Reason::Held(count) => value["count"] = json!(count),
-        Reason::Stopping | Reason::BrokerAway | Reason::LogUnread | Reason::NoRoom => {}
+        Reason::MostDown(down, nodes) => (value["down"], value["nodes"]) = (json!(down), json!(nodes)),
+        Reason::Stopping | Reason::BrokerAway | Reason::LogUnread | Reason::NoRoom | Reason::Diverged => {}
     }
     value
 }

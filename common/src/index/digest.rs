@@ -29,6 +29,24 @@ impl Digest {
         raw
     }
 
+    /// From its text form: 64 hex digits.
+    pub fn from_hex(text: &str) -> Option<Self> {
+        let mut words = [0; 4];
+        if text.len() != 64 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return None;
+        }
+        for (at, word) in words.iter_mut().enumerate() {
+            *word = u64::from_str_radix(&text[at * 16..][..16], 16).ok()?;
+        }
+        Some(Self(words))
+    }
+
+    /// How far this one is from another: the sum over what only this one has, less that over what only the other has.
+    pub fn less(mut self, other: Self) -> Self {
+        self.subtract(other);
+        self
+    }
+
     /// A path with this content came in.
     pub fn add(&mut self, path: &MediaPath, content: ContentHash) {
         let Self(term) = Self::term(path, content);
@@ -42,7 +60,10 @@ impl Digest {
 
     /// A path with this content went out.
     pub fn remove(&mut self, path: &MediaPath, content: ContentHash) {
-        let Self(term) = Self::term(path, content);
+        self.subtract(Self::term(path, content));
+    }
+
+    fn subtract(&mut self, Self(term): Self) {
         let mut borrow = false;
         for (word, sub) in self.0.iter_mut().zip(term).rev() {
             let (rest, under) = word.overflowing_sub(sub);
@@ -81,6 +102,7 @@ mod tests {
             set.iter().rev().for_each(|(p, h)| backward.add(p, *h));
             prop_assert_eq!(forward, backward);
             prop_assert_eq!(Digest::from_raw(forward.raw()), forward);
+            prop_assert_eq!(Digest::from_hex(&forward.to_string()), Some(forward));
             set.iter().for_each(|(p, h)| forward.remove(p, *h));
             prop_assert_eq!(forward, Digest::default());
         }

@@ -322,3 +322,43 @@ async fn the_scrub_the_last_verify_and_the_list_of_wanted_blobs_survive_reopenin
     index.write(move |tx| tx.want_no_more(content)).await.unwrap();
     assert_eq!(index.wanted().unwrap(), []);
 }
+
+#[tokio::test]
+async fn what_lost_under_a_row_of_an_older_generation_has_its_event_applied_once_more() {
+    let (_dir, index) = open();
+    for (at, generation) in [("older", 0), ("now", 1)] {
+        let begin = move |tx: &mut Tx<'_>| match generation {
+            1 => tx.begin_generation(&life(1), "a test"),
+            _ => Ok(()),
+        };
+        index.write(begin).await.unwrap();
+        apply(&index, commit(at, 5, Kind::Added, generation)).await;
+    }
+    for at in ["older", "now"] {
+        index.write(move |tx| tx.mark(&path(at), |row| row.lost = row.sha256)).await.unwrap();
+    }
+    assert!(index.awaits_repair(&path("older")).unwrap());
+    assert!(!index.awaits_repair(&path("now")).unwrap());
+}
+
+#[tokio::test]
+async fn a_row_that_is_forgotten_leaves_the_digest_and_a_wrong_digest_is_counted_anew() {
+    let (_dir, index) = open();
+    for (at, version) in [("a", 1), ("b", 2)] {
+        apply(&index, commit(at, version, Kind::Added, 0)).await;
+    }
+    apply(&index, commit("b", 3, Kind::Removed, 0)).await;
+    let right = index.node().unwrap();
+    assert!(!index.write(|tx| tx.recount()).await.unwrap());
+    let spoil = |tx: &mut Tx<'_>| {
+        let node = tx.node_mut();
+        (node.digest, node.files, node.bytes) = (Digest::default(), 7, 7);
+        tx.recount()
+    };
+    assert!(index.write(spoil).await.unwrap());
+    assert_eq!(index.node().unwrap(), right);
+    index.write(|tx| tx.forget_row(&path("a"))).await.unwrap();
+    assert!(index.path_state(&path("a")).unwrap().row.is_none());
+    let node = index.node().unwrap();
+    assert_eq!((node.digest, node.files, node.bytes), (Digest::default(), 0, 0));
+}

@@ -140,7 +140,8 @@ impl<'c> Tx<'c> {
         Ok(())
     }
 
-    /// Changes the marks of a path's row, making a row that only carries marks when there is none.
+    /// Changes the marks of a path's row, making a row that only carries marks when there is none. One of an older generation that has lost (rule 6) is asked of
+    /// `repairs`: the event that won may have been left alone before, for ours to be published over it (rule 10).
     pub fn mark(&mut self, path: &MediaPath, change: impl FnOnce(&mut Row)) -> Result<(), IndexError> {
         let old = read_row(self.conn, path)?;
         let mut row = old.clone().unwrap_or(Row {
@@ -157,17 +158,53 @@ impl<'c> Tx<'c> {
             ignored: None,
         });
         change(&mut row);
+        if row.lost.is_some() && row.generation != self.node.generation {
+            self.repair(path)?;
+        }
         self.put_row(path, old.as_ref(), &row)
+    }
+
+    /// Forgets what is known of a path, so that its last event is applied as if nothing were: what was known contradicts the log.
+    pub fn forget_row(&mut self, path: &MediaPath) -> Result<(), IndexError> {
+        if let Some(row) = read_row(self.conn, path)? {
+            self.count_out(path, &row);
+            self.conn
+                .prepare_cached("DELETE FROM rows WHERE path = ?1")?
+                .execute(params![path.as_bytes()])?;
+        }
+        Ok(())
+    }
+
+    /// Counts files, bytes and digest anew from the rows. False: they were right. One pass over all rows, some seconds for a million.
+    pub fn recount(&mut self) -> Result<bool, IndexError> {
+        let (mut digest, mut files, mut bytes) = (Digest::default(), 0, 0);
+        let mut rows = self.conn.prepare("SELECT * FROM rows")?;
+        let mut rows = rows.query([])?;
+        while let Some(row) = rows.next()? {
+            let (path, row) = (path_from(row)?, row_from(row)?);
+            if let Some(content) = row.content().filter(|_| row.generation == self.node.generation) {
+                digest.add(&path, content);
+                (files, bytes) = (files + 1, bytes + row.size);
+            }
+        }
+        let node = &mut self.node;
+        let wrong = (node.digest, node.files, node.bytes) != (digest, files, bytes);
+        (node.digest, node.files, node.bytes) = (digest, files, bytes);
+        Ok(wrong)
+    }
+
+    fn count_out(&mut self, path: &MediaPath, row: &Row) {
+        if let Some(content) = row.content().filter(|_| row.generation == self.node.generation) {
+            self.node.digest.remove(path, content);
+            self.node.files = self.node.files.saturating_sub(1);
+            self.node.bytes = self.node.bytes.saturating_sub(row.size);
+        }
     }
 
     fn put_row(&mut self, path: &MediaPath, old: Option<&Row>, row: &Row) -> Result<(), IndexError> {
         let now = self.node.generation;
-        if let Some((content, old)) =
-            old.filter(|r| r.generation == now).and_then(|r| Some((r.content()?, r)))
-        {
-            self.node.digest.remove(path, content);
-            self.node.files = self.node.files.saturating_sub(1);
-            self.node.bytes = self.node.bytes.saturating_sub(old.size);
+        if let Some(old) = old {
+            self.count_out(path, old);
         }
         if let Some(content) = row.content().filter(|_| row.generation == now) {
             self.node.digest.add(path, content);

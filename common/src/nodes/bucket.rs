@@ -13,6 +13,11 @@ use crate::{
 use async_nats::{HeaderMap, header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE};
 use serde_json::json;
 
+/// Keys read at once.
+const KEYS: usize = 500;
+/// And the most bytes of them: a list of wanted blobs has 70 KB at most.
+const PAGE_BYTES: usize = 8 * 1024 * 1024;
+
 /// A record as the broker has it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SeenRecord {
@@ -30,6 +35,8 @@ pub struct NodeBucket {
     wire: Wire,
     stream: String,
     prefix: String,
+    /// Copies of it that are kept, when it is made.
+    replicas: usize,
 }
 
 impl NodeBucket {
@@ -39,10 +46,16 @@ impl NodeBucket {
         mirror: &MirrorName,
         replicas: usize,
     ) -> Result<Self, BrokerError> {
-        let bucket = Self::named(client, mirror);
-        let subjects = [format!("{}>", bucket.prefix)];
+        let bucket = Self { replicas, ..Self::named(client, mirror) };
+        bucket.make().await?;
+        Ok(bucket)
+    }
+
+    /// Makes it when it is not there, or not any more.
+    pub(super) async fn make(&self) -> Result<(), BrokerError> {
+        let subjects = [format!("{}>", self.prefix)];
         let config = json!({
-            "name": bucket.stream,
+            "name": self.stream,
             "subjects": subjects,
             "retention": "limits",
             "storage": "file",
@@ -53,14 +66,13 @@ impl NodeBucket {
             "max_bytes": -1,
             "max_age": 0,
             "max_msg_size": -1,
-            "num_replicas": replicas,
+            "num_replicas": self.replicas,
             "allow_rollup_hdrs": true,
             "deny_delete": true,
             "allow_direct": true,
         });
-        let info = bucket.wire.stream_or_create(&bucket.stream, &config).await?;
-        Wire::require(&bucket.stream, &info, &subjects)?;
-        Ok(bucket)
+        let info = self.wire.stream_or_create(&self.stream, &config).await?;
+        Wire::require(&self.stream, &info, &subjects)
     }
 
     /// The bucket, which must be there.
@@ -72,7 +84,12 @@ impl NodeBucket {
 
     fn named(client: async_nats::Client, mirror: &MirrorName) -> Self {
         let bucket = mirror.node_bucket();
-        Self { wire: Wire::new(client), stream: format!("KV_{bucket}"), prefix: format!("$KV.{bucket}.") }
+        Self {
+            wire: Wire::new(client),
+            stream: format!("KV_{bucket}"),
+            prefix: format!("$KV.{bucket}."),
+            replicas: 1,
+        }
     }
 
     async fn info(&self) -> Result<StreamInfo, BrokerError> {
@@ -90,7 +107,7 @@ impl NodeBucket {
         Ok(stored.as_ref().and_then(seen))
     }
 
-    /// All records, by node and role. One round trip for each key of the bucket.
+    /// All records, by node and role. One request for 500 keys of the bucket; one for each from a server before 2.11.
     pub async fn all(&self) -> Result<Vec<SeenRecord>, BrokerError> {
         let mut records: Vec<SeenRecord> = self.everything().await?.iter().filter_map(seen).collect();
         records.sort_by(|a, b| (&a.record.node, a.record.role).cmp(&(&b.record.node, b.record.role)));
@@ -141,9 +158,14 @@ impl NodeBucket {
     async fn everything(&self) -> Result<Vec<Stored>, BrokerError> {
         let filter = format!("{}>", self.prefix);
         let (mut all, mut from) = (Vec::new(), 1);
-        while let Some(stored) = self.wire.next_of(&self.stream, &filter, from).await? {
-            from = stored.sequence + 1;
-            all.push(stored);
+        loop {
+            let page = self.wire.page(&self.stream, &filter, from, KEYS, PAGE_BYTES).await?;
+            let Some(last) = page.messages.last() else { break };
+            from = last.sequence + 1;
+            all.extend(page.messages);
+            if page.end {
+                break;
+            }
         }
         Ok(all)
     }

@@ -5,10 +5,12 @@
 mod bucket;
 mod claim;
 mod reporter;
+mod survey;
 
 pub use bucket::{NodeBucket, SeenRecord};
 pub use claim::{Claim, ClaimError, instance_of};
 pub use reporter::{Identity, Progress, ReportError, Reporter};
+pub use survey::{Comparison, Survey, compare, is_settled};
 
 use crate::{
     event::{StreamCreated, Version},
@@ -132,12 +134,41 @@ pub struct NodeRecord {
     pub durable: Option<bool>,
     /// The blob store.
     pub store: String,
-    /// Where and since when it differs from the others, if it does.
-    pub diverged: Option<String>,
+    /// How its files differ from those of the others, if they do.
+    pub diverged: Option<Diverged>,
+    /// Something long that it is at.
+    #[serde(default)]
+    pub underway: Option<Underway>,
     /// When this run began.
     pub started: Timestamp,
     /// The last thing that went wrong.
     pub last_error: Option<String>,
+}
+
+/// Something that takes over 10 s.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Underway {
+    /// What, for people.
+    pub what: String,
+    /// How much of it is done.
+    pub percent: u64,
+    /// Seconds until its end, at the pace so far; `None`: there is no pace yet.
+    pub left_s: Option<u64>,
+}
+
+/// A node that has not the same files as the others, although it has applied the same events.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Diverged {
+    /// Since when it is known.
+    pub since: Timestamp,
+    /// From whom it differs.
+    pub from: Vec<NodeName>,
+    /// When its index was last compared with the log because of it.
+    pub checked: Option<Timestamp>,
+    /// How many paths differed then.
+    pub differing: u64,
+    /// The first 20 of them.
+    pub paths: Vec<String>,
 }
 
 /// The list under `<node>.wanted`.
@@ -175,6 +206,7 @@ mod tests {
             durable: Some(true),
             store: "nats".into(),
             diverged: None,
+            underway: None,
             started: Timestamp::from_nanos(0),
             last_error: None,
         };
@@ -202,6 +234,7 @@ mod tests {
             "durable",
             "store",
             "diverged",
+            "underway",
             "started",
             "last_error",
         ];

@@ -1,9 +1,11 @@
 //! Writing a process's record: on change, at most 5 times a second, and every 5 s, from the loop that does the work, so that a
 //! stalled loop looks stalled.
 
-use super::{CHANGES, Claim, ClaimError, HEARTBEAT, NodeBucket, NodeRecord, NodeRunState, Role};
+use super::{
+    CHANGES, Claim, ClaimError, Diverged, HEARTBEAT, NodeBucket, NodeRecord, NodeRunState, Role, Underway,
+};
 use crate::{
-    broker::Connection,
+    broker::{BrokerError, Connection},
     event::Version,
     hash::ContentHash,
     index::{Index, IndexError},
@@ -51,6 +53,10 @@ pub struct Progress {
     pub beyond: Vec<(Version, Version)>,
     /// What is known and not finished.
     pub pending: u64,
+    /// How the node's files differ from those of the others, if they do.
+    pub diverged: Option<Diverged>,
+    /// Something long that it is at.
+    pub underway: Option<Underway>,
     /// The last thing that went wrong.
     pub last_error: Option<String>,
 }
@@ -64,6 +70,8 @@ impl Progress {
             version: None,
             beyond: Vec::new(),
             pending: 0,
+            diverged: None,
+            underway: None,
             last_error: None,
         }
     }
@@ -97,7 +105,8 @@ impl Reporter {
         Self { connection, identity, boot, started: Timestamp::now(), claim: None, last: None }
     }
 
-    /// Takes the node's name for this process. A broker that does not answer is asked again until `stop`, with one warning. False: it was told to stop.
+    /// Takes the node's name for this process. A broker that does not answer is asked again until `stop`, with one warning; one that has lost the bucket since it
+    /// was opened gets it again. False: it was told to stop.
     pub async fn claim(
         &mut self,
         bucket: NodeBucket,
@@ -108,8 +117,17 @@ impl Reporter {
         let mut warned = false;
         while !stop.is_cancelled() {
             let record = self.record(index, root, Progress::starting())?;
+            let take = async {
+                match Claim::take(bucket.clone(), &record).await {
+                    Err(ClaimError::Broker(BrokerError::Absent { .. })) => {
+                        bucket.make().await?;
+                        Claim::take(bucket.clone(), &record).await
+                    }
+                    taken => taken,
+                }
+            };
             let taken = tokio::select! {
-                taken = Claim::take(bucket.clone(), &record) => taken,
+                taken = take => taken,
                 () = stop.cancelled() => return Ok(false),
             };
             let error = match taken {
@@ -117,7 +135,7 @@ impl Reporter {
                     self.claim = Some(claim);
                     return Ok(true);
                 }
-                Err(ClaimError::Broker(error)) if error.is_away() || error.is_full() => error,
+                Err(ClaimError::Broker(error)) if error.passes() => error,
                 Err(error) => return Err(error.into()),
             };
             if !std::mem::replace(&mut warned, true) {
@@ -213,7 +231,8 @@ impl Reporter {
             build: env!("CARGO_PKG_VERSION").into(),
             durable: self.identity.durable,
             store: "nats".into(),
-            diverged: None,
+            diverged: progress.diverged,
+            underway: progress.underway,
             started: self.started,
             last_error: progress.last_error,
         })

@@ -57,6 +57,10 @@ pub struct Facts {
     pub parked: u64,
     /// Paths that wait for an operator's answer.
     pub held: u64,
+    /// How many nodes are down, and how many there are, when more than half are.
+    pub most_down: Option<(u64, u64)>,
+    /// The node has applied the same events as others and has not the same files.
+    pub diverged: bool,
     /// What is too long.
     pub max_lag: Duration,
 }
@@ -82,6 +86,10 @@ pub enum Reason {
     Parked(u64),
     /// So many paths wait for an operator.
     Held(u64),
+    /// So many of so many nodes are down.
+    MostDown(u64, u64),
+    /// The node has applied the same events as others and has not the same files.
+    Diverged,
 }
 
 impl Reason {
@@ -99,12 +107,22 @@ impl Reason {
             Self::NoRoom => "no_room",
             Self::Parked(_) => "parked",
             Self::Held(_) => "held",
+            Self::MostDown(..) => "most_down",
+            Self::Diverged => "diverged",
         }
     }
 
     /// The node's work goes on, though not all of it: it is degraded, and still ready.
     fn is_partial(&self) -> bool {
-        matches!(self, Self::NoRoom | Self::Parked(_) | Self::Held(_))
+        !matches!(
+            self,
+            Self::Stopping
+                | Self::BrokerAway
+                | Self::LogUnread
+                | Self::Stalled(..)
+                | Self::Behind(_)
+                | Self::Slow(_)
+        )
     }
 }
 
@@ -130,6 +148,10 @@ impl fmt::Display for Reason {
             Self::NoRoom => f.write_str("something waits for room on a disk"),
             Self::Parked(count) => write!(f, "{count} events cannot be applied here"),
             Self::Held(count) => write!(f, "{count} paths wait for an operator's answer"),
+            Self::MostDown(down, nodes) => write!(f, "{down} of {nodes} nodes are down"),
+            Self::Diverged => {
+                f.write_str("this node has applied the same events as others and has not the same files")
+            }
         }
     }
 }
@@ -177,6 +199,10 @@ pub fn judge(facts: &Facts) -> Health {
     because(facts.no_room, Reason::NoRoom);
     because(facts.parked > 0, Reason::Parked(facts.parked));
     because(facts.held > 0, Reason::Held(facts.held));
+    because(facts.diverged, Reason::Diverged);
+    if let Some((down, nodes)) = facts.most_down {
+        because(true, Reason::MostDown(down, nodes));
+    }
     let verdict = match reasons.as_slice() {
         [] => Verdict::Ready,
         some if some.iter().all(Reason::is_partial) => Verdict::Degraded,
@@ -185,9 +211,11 @@ pub fn judge(facts: &Facts) -> Health {
     Health { verdict, reasons }
 }
 
-/// What stands still for too long: it is said in the node's record, too.
-pub fn stall(facts: &Facts) -> Option<Reason> {
-    judge(facts).reasons.into_iter().find(|reason| matches!(reason, Reason::Stalled(..)))
+/// What the loop does not know by itself: it is said in the node's record, too.
+pub fn to_record(facts: &Facts) -> Option<Reason> {
+    let unknown =
+        |reason: &Reason| matches!(reason, Reason::Stalled(..) | Reason::Diverged | Reason::MostDown(..));
+    judge(facts).reasons.into_iter().find(unknown)
 }
 
 #[cfg(test)]
@@ -209,6 +237,8 @@ mod tests {
             oldest: LIMIT,
             parked: 0,
             held: 0,
+            most_down: None,
+            diverged: false,
             max_lag: LIMIT,
         }
     }
@@ -233,6 +263,8 @@ mod tests {
             (Facts { lag: LONG, oldest: LONG, role: Role::Watcher, ..well() }, Verdict::Ready, &[]),
             (Facts { no_room: true, ..well() }, Verdict::Degraded, &["no_room"]),
             (Facts { parked: 1, held: 1, ..well() }, Verdict::Degraded, &["parked", "held"]),
+            (Facts { diverged: true, ..well() }, Verdict::Degraded, &["diverged"]),
+            (Facts { most_down: Some((2, 3)), ..well() }, Verdict::Degraded, &["most_down"]),
             (Facts { parked: 1, lag: LONG, ..well() }, Verdict::Unready, &["behind", "parked"]),
         ] {
             let health = judge(&facts);
@@ -242,9 +274,12 @@ mod tests {
     }
 
     #[test]
-    fn only_what_stands_still_is_a_stall() {
-        assert_eq!(stall(&Facts { connected: false, lag: LONG, parked: 1, ..well() }), None);
-        let stalled = Facts { still: [LONG; 3], ..well() };
-        assert_eq!(stall(&stalled), Some(Reason::Stalled(Standstill::Loop, LONG)));
+    fn the_record_says_what_the_loop_does_not_know() {
+        assert_eq!(to_record(&Facts { connected: false, lag: LONG, parked: 1, ..well() }), None);
+        let stalled = Facts { still: [LONG; 3], diverged: true, ..well() };
+        assert_eq!(to_record(&stalled), Some(Reason::Stalled(Standstill::Loop, LONG)));
+        assert_eq!(to_record(&Facts { diverged: true, ..well() }), Some(Reason::Diverged));
+        let most_down = Facts { most_down: Some((2, 3)), ..well() };
+        assert_eq!(to_record(&most_down), Some(Reason::MostDown(2, 3)));
     }
 }

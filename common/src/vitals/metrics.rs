@@ -60,6 +60,7 @@ pub struct Metrics {
     held: Family<One, Gauge>,
     /// Nothing is in it while it is not known.
     durable: Family<[(&'static str, &'static str); 0], Gauge>,
+    nodes: Family<One, Gauge>,
     pub(super) gauges: Gauges,
 }
 
@@ -80,6 +81,7 @@ pub(super) struct Gauges {
     pub bytes: Gauge,
     pub disk_free: Gauge,
     pub no_room: Gauge,
+    pub digest_match: Gauge,
     pub folders: Gauge,
     pub unwatched: Gauge,
     pub scrubbed: Seconds,
@@ -143,6 +145,7 @@ impl Metrics {
             bytes: r.zero("mediamirror_tree_bytes"),
             disk_free: r.zero("mediamirror_disk_free_bytes"),
             no_room: r.zero("mediamirror_waits_for_room"),
+            digest_match: r.zero("mediamirror_digest_match"),
             folders: r.zero("mediamirror_folders"),
             unwatched: r.zero("mediamirror_folders_unwatched"),
             scrubbed: r.zero("mediamirror_scrub_last_success_timestamp_seconds"),
@@ -162,6 +165,7 @@ impl Metrics {
             overflows: r.zero("mediamirror_watch_overflows_total"),
             held: r.zero("mediamirror_held"),
             durable: r.zero("mediamirror_broker_durable"),
+            nodes: r.zero("mediamirror_nodes"),
             gauges,
             registry: Registry::default(),
         };
@@ -179,7 +183,15 @@ impl Metrics {
         }
         self.set_state(NodeRunState::Starting);
         self.set_held(0, 0);
+        self.set_nodes(0, 0);
+        self.gauges.digest_match.set(1);
         Standstill::ALL.into_iter().for_each(|what| self.set_stalled(what, 0.0));
+    }
+
+    /// Processes of the mirror that were seen within 15 s, and those that were not.
+    pub fn set_nodes(&self, up: u64, down: u64) {
+        self.nodes.get_or_create(&[("state", "up")]).set(number(up));
+        self.nodes.get_or_create(&[("state", "down")]).set(number(down));
     }
 
     /// A file was placed, so many seconds after its change was noticed.

@@ -5,25 +5,29 @@
 
 mod health;
 mod metrics;
+pub mod neighbours;
 mod notify;
 pub mod probe;
 pub mod table;
+mod underway;
 
 pub use health::{Health, Reason, Standstill, Verdict, judge};
 pub use metrics::{Direction, Metrics};
+pub use underway::Long;
 
 use crate::{
     broker::{Broker, Connection},
     event::Version,
     index::{Index, IndexError},
     limits::RateLimit,
-    nodes::{NodeRunState, Progress, Role},
+    nodes::{NodeRunState, Progress, Role, Underway},
     root::Root,
     settings::NotifySettings,
     time::Timestamp,
 };
 use health::{DEAD, Facts};
 use metrics::number;
+use neighbours::Neighbours;
 use notify::Notify;
 use probe::Probed;
 use std::{
@@ -38,6 +42,7 @@ use tokio::{
     time::{Instant, interval},
 };
 use tokio_util::sync::CancellationToken;
+use underway::Course;
 
 /// How often the index is counted for the metrics.
 const COUNTS: Duration = Duration::from_secs(1);
@@ -56,6 +61,8 @@ pub struct Turn {
     pub work: bool,
     /// When the oldest work was begun.
     pub oldest: Option<Instant>,
+    /// Something long that it is at.
+    pub long: Option<Long>,
 }
 
 /// What is known of the loop.
@@ -73,6 +80,7 @@ struct Seen {
     counted: Option<Instant>,
     parked: u64,
     held: u64,
+    course: Course,
 }
 
 /// The vital signs of one process, shared by all who write or read them.
@@ -88,6 +96,7 @@ pub struct Vitals {
     done: AtomicU64,
     seen: Mutex<Seen>,
     probed: Mutex<Probed>,
+    neighbours: Mutex<Neighbours>,
 }
 
 impl Vitals {
@@ -118,6 +127,7 @@ impl Vitals {
             counted: None,
             parked: 0,
             held: 0,
+            course: Course::default(),
         };
         Self {
             metrics: Metrics::new(role, Timestamp::now().nanos() as f64 / 1e9),
@@ -130,6 +140,7 @@ impl Vitals {
             done: AtomicU64::new(0),
             seen: Mutex::new(seen),
             probed: Mutex::default(),
+            neighbours: Mutex::default(),
         }
     }
 
@@ -173,7 +184,7 @@ impl Vitals {
     }
 
     fn turn_at(&self, now: Instant, index: &Index, root: &Root, turn: Turn) -> Progress {
-        let Turn { mut progress, session, no_room, work, oldest } = turn;
+        let Turn { mut progress, session, no_room, work, oldest, long } = turn;
         let head = self.probed.lock().unwrap_or_else(PoisonError::into_inner).head;
         {
             let mut seen = self.seen();
@@ -201,13 +212,22 @@ impl Vitals {
             if behind && progress.state == NodeRunState::Ready {
                 progress.state = NodeRunState::Syncing;
             }
+            let behind = head.filter(|_| behind && session);
+            let catching_up =
+                |head: Version| Long { what: "catching up", done: version.get(), total: head.get() };
+            let (underway, say) = seen.course.turn(now, behind.map(catching_up).or(long));
+            if let (Some(Underway { what, percent, left_s }), true) = (&underway, say) {
+                tracing::info!(what, percent, left_s, "under way");
+            }
+            progress.underway = underway;
         }
         self.turned(now);
-        if let Some(stall) = health::stall(&self.facts(now)).filter(|_| session) {
+        progress.diverged = self.neighbours().diverged;
+        if let Some(trouble) = health::to_record(&self.facts(now)).filter(|_| session) {
             progress.state = NodeRunState::Degraded;
             progress.last_error = Some(match progress.last_error {
-                Some(error) => format!("{stall}; {error}"),
-                None => stall.to_string(),
+                Some(error) => format!("{trouble}; {error}"),
+                None => trouble.to_string(),
             });
         }
         let mut seen = self.seen();
@@ -286,6 +306,7 @@ impl Vitals {
     fn facts(&self, now: Instant) -> Facts {
         let seen = self.seen();
         let probed = self.probed.lock().unwrap_or_else(PoisonError::into_inner);
+        let neighbours = self.neighbours();
         let since = |at: Instant| now.saturating_duration_since(at);
         let work = if seen.work { since(seen.moved) } else { Duration::ZERO };
         Facts {
@@ -299,12 +320,20 @@ impl Vitals {
             oldest: seen.oldest.map_or(Duration::ZERO, since),
             parked: seen.parked,
             held: seen.held,
+            most_down: neighbours.most_down,
+            diverged: neighbours.diverged.is_some(),
             max_lag: self.max_lag,
         }
     }
 
     fn is_connected(&self) -> bool {
-        self.connection.get().is_some_and(|connection| connection.borrow().connected)
+        self.epoch().is_some()
+    }
+
+    /// The connection's number, while there is one.
+    fn epoch(&self) -> Option<u64> {
+        let connection = *self.connection.get()?.borrow();
+        connection.connected.then_some(connection.epoch)
     }
 
     fn version(&self) -> Option<Version> {
@@ -348,7 +377,8 @@ mod tests {
 
         fn turn(&self, seconds: u64, change: impl FnOnce(&mut Turn)) -> Progress {
             let progress = Progress { state: NodeRunState::Ready, ..Progress::starting() };
-            let mut turn = Turn { progress, session: true, no_room: false, work: true, oldest: None };
+            let mut turn =
+                Turn { progress, session: true, no_room: false, work: true, oldest: None, long: None };
             change(&mut turn);
             self.vitals.turn_at(self.began + Duration::from_secs(seconds), &self.index, &self.root, turn)
         }

@@ -42,6 +42,8 @@ pub struct Faults {
     set_back: bool,
     /// The store may lack blobs of events that the log has.
     lacking: bool,
+    /// The log was trimmed since all agreed. What is removed before it is trusted again stays in it, and when its blob is lost as well nobody has the content.
+    trimmed: bool,
     /// Copies of a node's root and state, as they were together at an agreement.
     node: Option<(usize, PathBuf, PathBuf)>,
 }
@@ -128,7 +130,7 @@ impl Faults {
                 world.mirror.broker.pause();
                 self.open.push((acts, Open::BrokerStopped));
             }
-            9 if self.broker_is_up() => {
+            9 if self.broker_is_up() && !self.trimmed => {
                 self.say(world, "blobs lost", "");
                 world.mirror.nats().try_lose_blobs();
                 self.lacking = true;
@@ -148,7 +150,7 @@ impl Faults {
                     self.open.push((acts, Open::Full(ballast)));
                 }
             }
-            14 if self.may_forget() => self.trim(world),
+            14 if self.may_forget() && !self.lacking => self.trim(world),
             15 if self.may_forget() => self.forget(world),
             _ => {}
         }
@@ -184,6 +186,7 @@ impl Faults {
             return; // It was wiped a moment ago.
         }
         self.node = None;
+        self.trimmed = true;
         let keep = world.rng.random_range(1..KEPT);
         self.say(world, "log trimmed", &format!("to {keep}"));
         world.with_all_paused(|world| {
@@ -196,6 +199,7 @@ impl Faults {
 
     /// Between two agreements: all that was written is in the log.
     pub fn between(&mut self, world: &mut World) {
+        self.trimmed = false;
         let any = world.rng.random_range(0..NODES.len());
         let node = match &self.node {
             Some((of, ..)) if world.rng.random_bool(0.5) => *of,

@@ -35,6 +35,7 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
         self.try_parked()?;
         self.look_for_repairs()?;
         self.look_for_wanted()?;
+        self.heed_neighbours()?;
         if self.node.index.held_count()?.replacements == 0 {
             self.held_said = false;
         }

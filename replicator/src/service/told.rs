@@ -1,7 +1,7 @@
 //! What the loop tells of itself, beside its record.
 
 use super::Service;
-use crate::apply::Outcome;
+use crate::{apply::Outcome, check::Check};
 use common::{
     blobs::BlobStore,
     log::EventLog,
@@ -25,6 +25,7 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
             session: self.session.is_some(),
             no_room: self.room.reason().is_some(),
             work: self.pending() > 0,
+            long: self.check.as_ref().map(Check::long),
             oldest: self.taken.first_key_value().map(|(_, taken)| *taken),
         };
         node.vitals.turn(&node.index, &node.root, turn)

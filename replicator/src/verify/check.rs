@@ -3,6 +3,7 @@
 use super::facts::{Blob, Difference, Facts, Found, Last, judge};
 use crate::{plan::OnDisk, restock};
 use common::{
+    bar::Bar,
     blobs::{BlobError, BlobStore},
     broker::BrokerError,
     content::{self, ReadError},
@@ -55,7 +56,7 @@ pub struct Checker<L, B> {
     pub rules: IgnoreRules,
     /// Read the blobs, rather than ask whether they are there.
     pub read_blobs: bool,
-    pub bar: ProgressBar,
+    pub bar: Bar,
 }
 
 /// A path that differs.
@@ -116,7 +117,7 @@ impl<L: EventLog, B: BlobStore> Checker<L, B> {
         last: Option<&Logged>,
         blob: Blob,
     ) -> Result<Option<Differing>, CheckError> {
-        let (root, at, bar) = (Arc::clone(&self.root), path.clone(), self.bar.clone());
+        let (root, at, bar) = (Arc::clone(&self.root), path.clone(), self.bar.counter().clone());
         let (found, changed) = blocking(move || read(&root, &at, &bar)).await;
         let state = self.index.path_state(path)?;
         let repairing = self.index.awaits_repair(path)?;

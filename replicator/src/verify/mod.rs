@@ -2,11 +2,13 @@
 //! those. It changes nothing itself.
 
 mod check;
+pub mod cluster;
 pub mod facts;
 mod pass;
 
 use check::{BATCH, CheckError, Checker, Differing};
 use common::{
+    bar::{self, Bar},
     blobs::{BlobStore, NatsBlobs},
     broker::Broker,
     exit::{Exit, Failure, Fault},
@@ -21,12 +23,11 @@ use common::{
     trust::{Distrust, verdict},
 };
 use facts::Repair;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use pass::{Whole, whole};
 use serde_json::json;
 use std::{
     collections::BTreeMap,
-    io::{self, IsTerminal, Write},
+    io::{self, Write},
     sync::Arc,
     time::Duration,
 };
@@ -88,12 +89,8 @@ async fn checker(
 ) -> Result<Checker<JetStreamLog, NatsBlobs>, Failure> {
     let log = JetStreamLog::attach(broker.client().clone(), &settings.mirror).await?;
     let blobs = NatsBlobs::attach(broker.client().clone(), &settings.mirror).await?;
-    let bar = ProgressBar::with_draw_target(Some(index.node()?.bytes), ProgressDrawTarget::stderr());
-    if !io::stderr().is_terminal() {
-        bar.set_draw_target(ProgressDrawTarget::hidden());
-    }
-    let style = "{bar:24} {bytes}/{total_bytes}  {bytes_per_sec}  {eta} left  {msg} files";
-    bar.set_style(ProgressStyle::with_template(style).expect("a good template"));
+    let style = bar::style("{bar:24} {bytes}/{total_bytes}  {bytes_per_sec}  {eta} left  {msg} files");
+    let bar = Bar::show("verifying", index.node()?.bytes, style);
     Ok(Checker { root, index, log, blobs, rules, read_blobs, bar })
 }
 
@@ -108,7 +105,7 @@ async fn verify(
     let mut of_log: Vec<String> = distrust.into_iter().map(|why| log_trouble(&why)).collect();
     of_log.extend(consumer_trouble(checker, settings).await?);
     let mut whole = whole(checker).await?;
-    checker.bar.finish_and_clear();
+    checker.bar.counter().finish_and_clear();
     if !idle {
         settle(checker, &mut whole.differing).await?;
     }

@@ -46,7 +46,7 @@ async fn by_path<L: EventLog, B: BlobStore>(
     while merged.recv_many(&mut batch, BATCH).await > 0 {
         whole.paths += batch.len() as u64;
         whole.differing.extend(checker.check(&batch).await?);
-        checker.bar.set_message(format!("{}/{files}", whole.paths));
+        checker.bar.counter().set_message(format!("{}/{files}", whole.paths));
         batch.clear();
     }
     match walking.await {

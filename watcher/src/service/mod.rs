@@ -149,6 +149,15 @@ struct Checking {
     outbox: bool,
 }
 
+/// How far a scan is.
+#[derive(Default)]
+struct Walk {
+    /// Files that it has met.
+    met: AtomicU64,
+    /// Files that the index knows as present.
+    known: AtomicU64,
+}
+
 /// What a scan found, whether a live watch stands on its folder, and when the scan was asked for: what it finds was there by then.
 type LiveFound = (Found, bool, Instant);
 
@@ -182,6 +191,10 @@ pub struct Service<L, B> {
     found: (mpsc::Sender<LiveFound>, mpsc::Receiver<LiveFound>),
     folders: VecDeque<(PathBuf, Instant)>,
     full_scan: Option<Instant>,
+    /// How far the full scan is.
+    walk: Arc<Walk>,
+    /// Paths whose work has come to its end.
+    ended: u64,
     folder_scan: bool,
     poll: bool,
     rescan: bool,
@@ -194,6 +207,8 @@ pub struct Service<L, B> {
     away: Option<Instant>,
     counter: Counter,
     held_turn: usize,
+    /// How often most of the nodes had come back when that was heeded last.
+    returned: u64,
     racy: VecDeque<(Instant, MediaPath)>,
     summary: Summary,
     last_trouble: Option<String>,
@@ -228,6 +243,8 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
             found: mpsc::channel(FOUND),
             folders: VecDeque::new(),
             full_scan: None,
+            walk: Arc::default(),
+            ended: 0,
             folder_scan: false,
             poll: false,
             rescan: true,
@@ -239,6 +256,7 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
             away: Some(now),
             counter: Counter::default(),
             held_turn: 0,
+            returned: 0,
             racy: VecDeque::new(),
             summary: Summary::default(),
             last_trouble: None,

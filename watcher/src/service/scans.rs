@@ -13,7 +13,7 @@ use common::{
 };
 use std::{
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 use tokio::time::Instant;
@@ -113,13 +113,24 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
         let (found, watches) = (self.found.0.clone(), self.watches.clone());
         let state = self.index.node()?;
         let (generation, log_read) = (state.generation, state.log_read);
+        let walk = match kind {
+            Kind::Full => {
+                self.walk = Arc::default();
+                Arc::clone(&self.walk)
+            }
+            Kind::Folder | Kind::Poll => Arc::default(),
+        };
         let live = kind == Kind::Folder && self.coverage.unwatched() == 0;
         self.scans.spawn_blocking(move || {
             let began = Instant::now();
             let (root, index, rules, watches) = (&*root, &index, &*rules, watches.as_deref());
             let one = |folder: PathBuf| {
+                if kind == Kind::Full {
+                    walk.known.store(index.present_count()?, Ordering::Relaxed);
+                }
                 let poll = kind == Kind::Poll;
-                let scan = Scan { root, index, rules, generation, watches, folder: &folder, poll };
+                let met = &walk.met;
+                let scan = Scan { root, index, rules, generation, watches, folder: &folder, met, poll };
                 let tell = |item| found.blocking_send(LiveFound::from((item, live, asked))).is_ok();
                 let report = scan.run(tell, || !found.is_closed())?;
                 Ok((folder, report))

@@ -8,9 +8,12 @@ use common::{
     log::EventLog,
     nodes::{NodeRunState, Progress, Reporter},
     root::Look,
-    vitals::Turn,
+    vitals::{Long, Turn},
 };
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 use tokio::time::Instant;
 
 /// A full scan that finds what no event told, whatever the reason.
@@ -32,15 +35,35 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
             no_room: self.pause.reason().is_some(),
             work: !self.in_flight.is_empty() || !self.cleared.is_empty(),
             oldest: self.in_flight.values().min().copied(),
+            long: self.long(),
         };
         self.vitals.turn(&self.index, &self.root, turn)
     }
 
-    fn progress(&self) -> Progress {
+    /// A scan, or what is to be published. How large a tree is that has not been scanned before nobody knows.
+    fn long(&self) -> Option<Long> {
+        let total = self.walk.known.load(Ordering::Relaxed);
+        match self.full_scan {
+            Some(_) if total > 0 => {
+                let done = self.walk.met.load(Ordering::Relaxed).min(total);
+                Some(Long { what: "scanning", done, total })
+            }
+            None if self.session.is_some() && self.pending() > 0 => {
+                Some(Long { what: "publishing", done: self.ended, total: self.ended + self.pending() })
+            }
+            _ => None,
+        }
+    }
+
+    fn pending(&self) -> u64 {
         let known = self.settle.len() + self.cleared.len() + self.in_flight.len();
+        known as u64 + self.outbox.waiting()
+    }
+
+    fn progress(&self) -> Progress {
         Progress {
             state: self.state(),
-            pending: known as u64 + self.outbox.waiting(),
+            pending: self.pending(),
             last_error: self.pause.reason().map(str::to_owned).or_else(|| self.last_trouble.clone()),
             ..Progress::starting()
         }
@@ -76,7 +99,10 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
         let read_since =
             self.last_full.is_some_and(|(_, _, log_read)| !log_read) && node.fresh && node.log_read;
         let due = self.last_full.is_some_and(|(began, _, _)| began.elapsed() > RESCAN);
-        self.rescan |= read_since || due;
+        // What the log lacks of this node, when the others are there to take it.
+        let returned = self.vitals.neighbours().returned;
+        let returned = std::mem::replace(&mut self.returned, returned) != returned;
+        self.rescan |= read_since || due || returned;
         self.clear_racy(now).await?;
         release_held(&self.root, &self.index, &mut self.held_turn).await?;
         if self.session.is_some() {

@@ -186,6 +186,7 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
     pub(super) fn finish(&mut self, finished: Finished) -> Result<(), ServiceError> {
         let Finished { path, waiting, result, took, session } = finished;
         self.in_flight.remove(&path);
+        self.ended += 1;
         let now = Instant::now();
         match &result {
             Ok(outcome) => {
