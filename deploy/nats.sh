@@ -31,18 +31,22 @@ nats_build() {
   GOBIN="$2" go install "github.com/nats-io/nats-server/v2@v$1" >&2
 }
 
-# nats_unpack FOLDER: unpacks the distribution's package; its daemon is neither installed nor started.
-nats_unpack() {
+# unpack PACKAGE FOLDER [PROGRAM…]: puts these programs (else the one named like it) of a package of the distribution into the folder; its daemon is
+# neither installed nor started.
+unpack() {
   command -v apt-get >/dev/null || return 1
-  echo "unpacking the distribution's nats-server" >&2
-  local scratch
+  echo "unpacking the distribution's $1" >&2
+  local package=$1 folder=$2 scratch program
+  shift 2
   scratch=$(mktemp -d)
   # apt drops its rights where it may: the folder has to be open to it.
   chmod 755 "$scratch"
-  (cd "$scratch" && { apt-get download -q nats-server || { apt-get update -q && apt-get download -q nats-server; }; } &&
+  (cd "$scratch" && { apt-get download -q "$package" || { apt-get update -q && apt-get download -q "$package"; }; } &&
     dpkg -x ./*.deb unpacked) >&2 || { rm -rf "$scratch"; return 1; }
-  mkdir -p "$1"
-  mv "$(find "$scratch/unpacked" -type f -name nats-server | head -n 1)" "$1/nats-server"
+  mkdir -p "$folder"
+  for program in "${@:-$package}"; do
+    mv "$(find "$scratch/unpacked/usr" -type f -path "*bin/$program" | head -n 1)" "$folder/$program"
+  done
   rm -rf "$scratch"
 }
 
@@ -50,7 +54,7 @@ nats_oldest() {
   local folder=$NATS_TOOLS/nats-oldest
   if [[ $(nats_version "$folder/nats-server") != "$NATS_OLDEST" ]]; then
     # Another release of the distribution has another version: then it is built.
-    nats_unpack "$folder" && [[ $(nats_version "$folder/nats-server") == "$NATS_OLDEST" ]] ||
+    unpack nats-server "$folder" && [[ $(nats_version "$folder/nats-server") == "$NATS_OLDEST" ]] ||
       nats_build "$NATS_OLDEST" "$folder" ||
       { echo "nats-server $NATS_OLDEST: neither apt-get nor go could get it" >&2; return 1; }
   fi
@@ -67,7 +71,7 @@ nats_server() {
     return
   fi
   if ! nats_at_least "$built" "$1"; then
-    nats_build "$NATS_CURRENT" "$NATS_TOOLS/bin" || nats_unpack "$NATS_TOOLS/bin" || true
+    nats_build "$NATS_CURRENT" "$NATS_TOOLS/bin" || unpack nats-server "$NATS_TOOLS/bin" || true
   fi
   if [[ -z $(nats_version "$built") ]]; then
     echo "no nats-server: install Go (https://go.dev) and run this again, or put a nats-server from" \

@@ -67,6 +67,11 @@ if ! "$MEDIAMIRROR_TEST_PYTHON" -c "import nats" 2>/dev/null; then
   "$tools/venv/bin/pip" install --quiet --disable-pip-version-check "nats-py==$NATS_PY"
 fi
 
+# The tests of alerts look for Prometheus on the PATH.
+export PATH=$PATH:$tools/prometheus
+command -v promtool >/dev/null || (source deploy/nats.sh && unpack prometheus "$tools/prometheus" prometheus promtool) ||
+  echo "prometheus could not be had"
+
 missing=()
 command -v strace >/dev/null || missing+=(strace)
 command -v mkfs.ext4 >/dev/null || missing+=(e2fsprogs)
@@ -103,7 +108,7 @@ export MEDIAMIRROR_NATS_SERVER=$current
 tested cargo test --release --workspace --no-fail-fast -- "${skip[@]}"
 
 step "end to end, $("$oldest" --version)"
-MEDIAMIRROR_NATS_SERVER=$oldest tested cargo test --release --workspace --test mirror --
+MEDIAMIRROR_NATS_SERVER=$oldest tested cargo test --release --workspace --test mirror --test observe --
 
 if [[ $(id -u) == 0 ]]; then
   step "what depends on permissions, as an ordinary user"

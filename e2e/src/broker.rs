@@ -1,15 +1,13 @@
 //! A nats-server of a test's own: its own port, its own store, as durable as the server can be.
 
-use crate::{process::Process, wait::SOON, wait::wait_until};
+use crate::{http::fetch, process::Process, wait::SOON, wait::wait_until};
 use rand::Rng;
 use rustix::process::Signal;
 use std::{
     fs,
-    io::{Read, Write},
-    net::{TcpListener, TcpStream},
+    net::TcpListener,
     path::{Path, PathBuf},
     process::Command,
-    time::Duration,
 };
 
 /// Ports below those that the system gives to outgoing connections, so that a broker that was killed finds its own
@@ -172,20 +170,19 @@ impl Broker {
 
     /// What crossed its connections.
     pub fn traffic(&self) -> Traffic {
-        let body = self.get("/varz").expect("an answer of the broker's monitor");
-        let varz: serde_json::Value = serde_json::from_str(&body).expect("JSON from the broker's monitor");
+        let varz = self.monitor("/varz");
         let bytes = |key: &str| varz[key].as_u64().expect("a number of bytes");
         Traffic { in_bytes: bytes("in_bytes"), out_bytes: bytes("out_bytes") }
     }
 
+    /// What its monitoring endpoint says.
+    pub fn monitor(&self, path: &str) -> serde_json::Value {
+        let body = self.get(path).expect("an answer of the broker's monitor");
+        serde_json::from_str(&body).expect("JSON from the broker's monitor")
+    }
+
     fn get(&self, path: &str) -> Option<String> {
-        let limit = Some(Duration::from_secs(5));
-        let mut stream = TcpStream::connect(("127.0.0.1", self.monitor)).ok()?;
-        stream.set_read_timeout(limit).ok()?;
-        write!(stream, "GET {path} HTTP/1.0\r\n\r\n").ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).ok()?;
-        answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned())
+        fetch(self.monitor, path)
     }
 }
 

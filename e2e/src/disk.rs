@@ -1,9 +1,11 @@
 //! A disk of a test's own: an ext4 in a file, mounted, whose power can be cut.
 
-use crate::{process::run, wait::SOON};
+use crate::{
+    process::{not_run, run},
+    wait::SOON,
+};
 use std::{
     fs,
-    io::Write,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -45,8 +47,7 @@ impl Disk {
         if made && disk.try_mount() {
             return Some(disk);
         }
-        // Not by a macro, which the test runner would hold back.
-        let _ = writeln!(std::io::stderr(), "not run: {test}: no ext4 can be mounted here");
+        not_run(test, "no ext4 can be mounted here");
         None
     }
 

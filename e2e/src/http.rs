@@ -105,6 +105,16 @@ impl Http {
     }
 }
 
+/// What another program's HTTP on this machine answers, in one piece: a server may not cut an answer to HTTP/1.0 into chunks.
+pub fn fetch(port: u16, path: &str) -> Option<String> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+    stream.set_read_timeout(Some(PATIENCE)).ok()?;
+    write!(stream, "GET {path} HTTP/1.0\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned())
+}
+
 /// Metrics as they were scraped: each sample's name with its labels, as it stands there, and its value.
 #[derive(Debug)]
 pub struct Samples(pub BTreeMap<String, f64>);

@@ -8,6 +8,7 @@
 mod broker;
 mod disk;
 mod http;
+mod inotify;
 mod mirror;
 mod nats;
 mod node;
@@ -23,11 +24,12 @@ mod writer;
 
 pub use broker::{Broker, Traffic, free_port};
 pub use disk::{Cut, Disk};
-pub use http::{Answer, Http, Samples};
+pub use http::{Answer, Http, Samples, fetch};
+pub use inotify::{INSTANCES, WATCHES, lift, limited, may_limit};
 pub use mirror::Mirror;
 pub use nats::{LogLine, Nats, Spoil, Tap, Transfers};
 pub use node::{Node, Role};
-pub use process::{Finished, Process, as_user, run, running_with};
+pub use process::{Finished, Process, as_user, not_run, run, running_with};
 pub use proxy::{Link, Proxy};
 pub use reader::Reader;
 pub use seed::seed;

@@ -4,6 +4,7 @@ use crate::wait::{wait_for, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
 use std::{
     fs::{self, File},
+    io::Write,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     thread,
@@ -179,6 +180,12 @@ pub fn run(limit: Duration, mut command: Command) -> Finished {
         std::panic::resume_unwind(panic);
     }
     Finished { code: ended.and_then(|s| s.code()), stdout: read(&out), stderr: read(&err) }
+}
+
+/// Says that a test has not run, past the capture of its output: the runner's sum counts these lines.
+pub fn not_run(test: &str, why: &str) {
+    // Not by a macro, which the test runner would hold back.
+    let _ = writeln!(std::io::stderr(), "not run: {test}: {why}");
 }
 
 /// The processes of this machine that run `program`, with `mark` in their command line.

@@ -1,5 +1,6 @@
 //! Small disks that a test can fill: tmpfs of its own.
 
+use crate::process::not_run;
 use std::{
     fs,
     io::Write,
@@ -13,8 +14,7 @@ pub struct SmallDisk {
 }
 
 impl SmallDisk {
-    /// Mounts one of this size at a folder, which is made. `None` where mounting is not permitted: the test has not run then, which a line on standard error
-    /// says, past the capture of the test's output.
+    /// Mounts one of this size at a folder, which is made. `None` where mounting is not permitted: the test has not run then.
     pub fn mounted(test: &str, path: &Path, bytes: u64, files: u64) -> Option<Self> {
         fs::create_dir_all(path).expect("make a folder");
         let options = format!("size={bytes},nr_inodes={files},mode=0755");
@@ -22,8 +22,7 @@ impl SmallDisk {
         mount.args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(path);
         let done = mount.stdout(Stdio::null()).stderr(Stdio::null()).status();
         if !done.is_ok_and(|status| status.success()) {
-            let line = format!("not run: {test}: mounting a tmpfs is not permitted here\n");
-            std::io::stderr().write_all(line.as_bytes()).expect("write to standard error");
+            not_run(test, "mounting a tmpfs is not permitted here");
             return None;
         }
         Some(Self { path: path.into() })

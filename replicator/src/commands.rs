@@ -65,7 +65,7 @@ pub async fn run(settings: Settings, run: Run) -> Result<Exit, Failure> {
         told.end().await;
         return Ok(Exit::Done);
     };
-    told.vitals.connected_by(broker.connection());
+    told.vitals.connected_to(&broker);
     let begin = begin(&settings, &run, &local, &broker, &told, (limit, owner), &stop);
     let done = async {
         let Some((node, reporter)) = told.vitals.while_waiting(begin).await? else { return Ok(Exit::Done) };

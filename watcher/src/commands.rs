@@ -97,7 +97,7 @@ pub async fn run(
     let connect = async {
         let Some(broker) = connect_service(&settings, Role::Watcher, &stop).await? else { return Ok(None) };
         let broker = reached.get_or_init(|| broker);
-        told.vitals.connected_by(broker.connection());
+        told.vitals.connected_to(broker);
         let Some(stores) = Stores::open(broker, &settings, &stop).await? else { return Ok(None) };
         let identity = identity(&settings, &local.state, Role::Watcher, broker, told.url())?;
         let mut reporter = Reporter::new(broker.connection(), identity);

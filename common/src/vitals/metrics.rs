@@ -58,6 +58,8 @@ pub struct Metrics {
     retries: Counter,
     overflows: Counter,
     held: Family<One, Gauge>,
+    /// Nothing is in it while it is not known.
+    durable: Family<[(&'static str, &'static str); 0], Gauge>,
     nodes: Family<One, Gauge>,
     pub(super) gauges: Gauges,
 }
@@ -78,6 +80,7 @@ pub(super) struct Gauges {
     pub files: Gauge,
     pub bytes: Gauge,
     pub disk_free: Gauge,
+    pub no_room: Gauge,
     pub digest_match: Gauge,
     pub folders: Gauge,
     pub unwatched: Gauge,
@@ -141,6 +144,7 @@ impl Metrics {
             files: r.zero("mediamirror_tree_files"),
             bytes: r.zero("mediamirror_tree_bytes"),
             disk_free: r.zero("mediamirror_disk_free_bytes"),
+            no_room: r.zero("mediamirror_waits_for_room"),
             digest_match: r.zero("mediamirror_digest_match"),
             folders: r.zero("mediamirror_folders"),
             unwatched: r.zero("mediamirror_folders_unwatched"),
@@ -160,6 +164,7 @@ impl Metrics {
             retries: r.zero("mediamirror_retries_total"),
             overflows: r.zero("mediamirror_watch_overflows_total"),
             held: r.zero("mediamirror_held"),
+            durable: r.zero("mediamirror_broker_durable"),
             nodes: r.zero("mediamirror_nodes"),
             gauges,
             registry: Registry::default(),
@@ -234,6 +239,10 @@ impl Metrics {
         self.held.get_or_create(&[("kind", "replacements")]).set(number(replacements));
     }
 
+    pub(super) fn set_durable(&self, durable: bool) {
+        self.durable.get_or_create(&[]).set(i64::from(durable));
+    }
+
     pub(super) fn set_stalled(&self, what: Standstill, seconds: f64) {
         self.stalled.get_or_create(&[("what", what.as_str())]).set(seconds);
     }
@@ -266,6 +275,7 @@ mod tests {
             let (metrics, mut names) = Metrics::with_names(role, 0.0);
             metrics.failed("fetch", "missing", true);
             metrics.set_queue("work", 1);
+            metrics.set_durable(true);
             names.sort_unstable();
             let mut rows: Vec<&str> = table::TABLE.iter().map(|row| row.name).collect();
             rows.sort_unstable();

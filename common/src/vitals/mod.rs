@@ -16,7 +16,7 @@ pub use metrics::{Direction, Metrics};
 pub use underway::Long;
 
 use crate::{
-    broker::Connection,
+    broker::{Broker, Connection},
     event::Version,
     index::{Index, IndexError},
     limits::RateLimit,
@@ -166,10 +166,11 @@ impl Vitals {
         }
     }
 
-    /// The connection, once there is one.
-    pub fn connected_by(&self, connection: watch::Receiver<Connection>) {
-        // A second one would be of the same broker.
-        let _ = self.connection.set(connection);
+    /// The broker, once there is a connection.
+    pub fn connected_to(&self, broker: &Broker) {
+        // A second connection would be to the same broker.
+        let _ = self.connection.set(broker.connection());
+        broker.durable().into_iter().for_each(|durable| self.metrics.set_durable(durable));
     }
 
     /// Something got done: an event or a path has come to its end.
@@ -290,6 +291,7 @@ impl Vitals {
         gauges.version.set(number(version.get()));
         gauges.head.set(number(head.get()));
         gauges.lag_events.set(number(head.get().saturating_sub(version.get())));
+        gauges.no_room.set(i64::from(facts.no_room));
         gauges.lag.set(facts.lag.as_secs_f64());
         gauges.oldest.set(facts.oldest.as_secs_f64());
         self.metrics.set_state(if facts.stopping { NodeRunState::Stopping } else { state });

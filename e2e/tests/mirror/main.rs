@@ -15,7 +15,6 @@ mod limits;
 mod live;
 mod moves;
 mod names;
-mod observe;
 mod readme;
 mod refusals;
 mod rules;

@@ -1,54 +1,14 @@
 //! What inotify cannot tell: a full queue, a limit of watches, a folder that is closed to us, no inotify at all.
-//!
-//! Limits are those of a user namespace of the test's own, so that nothing beside it is disturbed.
 
-use e2e::{LONG, Mirror, Node, Role, SOON, wait_for, write};
+use e2e::{INSTANCES, LONG, Mirror, Node, Role, SOON, WATCHES, lift, limited, may_limit, wait_for, write};
 use rustix::process::Signal;
 use std::{
     fs,
     os::unix::fs::{PermissionsExt, chown},
-    process::Command,
 };
 
 /// A user that owns nothing else on this machine.
 const USER: u32 = 61_235;
-
-const WATCHES: &str = "max_inotify_watches";
-const INSTANCES: &str = "max_inotify_instances";
-
-/// A command inside a user namespace of its own, where this limit of inotify holds.
-fn limited(command: &Command, limit: &str, value: u32) -> Command {
-    let mut limited = Command::new("unshare");
-    limited.args(["--user", "--map-root-user", "sh", "-c"]);
-    limited.arg(format!("echo {value} > /proc/sys/user/{limit} && exec \"$@\"")).arg("sh");
-    limited.arg(command.get_program()).args(command.get_args());
-    for (name, value) in command.get_envs() {
-        match value {
-            Some(value) => limited.env(name, value),
-            None => limited.env_remove(name),
-        };
-    }
-    limited
-}
-
-/// Lifts it for a process that runs there.
-fn lift(process: u32, limit: &str, value: u32) {
-    let mut command = Command::new("nsenter");
-    command.args(["--user", "--preserve-credentials", "--target", &process.to_string(), "sh", "-c"]);
-    command.arg(format!("echo {value} > /proc/sys/user/{limit}"));
-    e2e::run(SOON, command).succeeded();
-}
-
-/// Not every machine lets its users make namespaces.
-fn may_limit() -> bool {
-    let mut command = Command::new("unshare");
-    command.args(["--user", "--map-root-user", "sh", "-c", &format!("echo 9 > /proc/sys/user/{WATCHES}")]);
-    let may = e2e::run(SOON, command).code == Some(0);
-    if !may {
-        eprintln!("NOT RUN: no user namespaces here");
-    }
-    may
-}
 
 /// Ten folders on a, whose watcher is under a limit; b replicates.
 fn limited_mirror(limit: &str, value: u32) -> Mirror {
@@ -97,7 +57,7 @@ fn everything_is_found(mirror: &mut Mirror, round: &str) {
 
 #[test]
 fn folders_beyond_the_limit_of_watches_are_polled_until_it_is_lifted() {
-    if !may_limit() {
+    if !may_limit("folders_beyond_the_limit_of_watches_are_polled_until_it_is_lifted") {
         return;
     }
     let mut mirror = limited_mirror(WATCHES, 4);
@@ -116,7 +76,7 @@ fn folders_beyond_the_limit_of_watches_are_polled_until_it_is_lifted() {
 
 #[test]
 fn without_inotify_the_whole_tree_is_polled_until_there_is_one() {
-    if !may_limit() {
+    if !may_limit("without_inotify_the_whole_tree_is_polled_until_there_is_one") {
         return;
     }
     let mut mirror = limited_mirror(INSTANCES, 0);

@@ -2,8 +2,8 @@
 
 use crate::sweep::nothing_unfinished;
 use e2e::{
-    Disk, LONG, Mirror, Node, Role, SOON, Tree, Writer, content, copy_folder, paced, put_back, wait_for,
-    wait_until, write,
+    Disk, LONG, Mirror, Node, Role, SOON, Tree, Writer, content, copy_folder, not_run, paced, put_back,
+    wait_for, wait_until, write,
 };
 use std::{fs, io::Write, path::Path, time::Duration};
 
@@ -18,7 +18,7 @@ const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
 /// Node b lives in another year.
 fn in_another_year(test: &str, offset: &str) {
     if !Path::new(FAKETIME).exists() {
-        let _ = writeln!(std::io::stderr(), "not run: {test}: libfaketime is missing");
+        not_run(test, "libfaketime is missing");
         return;
     }
     let mut mirror = Mirror::running(&["a", "b"]);
