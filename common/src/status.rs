@@ -279,7 +279,7 @@ impl fmt::Display for LocalStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "this node: version {}, {} files", self.version, self.files)?;
         if let Some(LogLife { began, why }) = &self.log {
-            write!(f, "\nthe log was read from its start at {began}: {why}")?;
+            write!(f, "\nthe log was read from its start at {began}:\n    {}", shortened(why, COLUMNS - 4))?;
         }
         if self.offers > 0 {
             write!(f, "\n{} offers stand: what they name is being published", self.offers)?;

@@ -4,7 +4,6 @@
 //! Tests whose names begin with `full_` take minutes or gigabytes; `deploy/test.sh --full` runs them.
 #![allow(clippy::unwrap_used)]
 
-mod cluster;
 mod embedded;
 mod faults;
 mod full;

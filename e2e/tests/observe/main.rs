@@ -4,7 +4,9 @@
 #![allow(clippy::unwrap_used)]
 
 mod alerts;
+mod cluster;
 mod health;
 mod numbers;
 mod prometheus;
 mod rules;
+mod story;
