@@ -6,5 +6,7 @@
 mod alerts;
 mod health;
 mod numbers;
+mod observed;
 mod prometheus;
 mod rules;
+mod stories;
