@@ -1,105 +1,21 @@
 //! Under each fault its alert fires, and clears when the fault has ended, and no other alert tells of it: a real Prometheus with the shipped rules watches
 //! real nodes.
 //!
-//! The waiting times of the rules are shortened (see [`Prometheus::start`]); thresholds are as shipped.
+//! The waiting times of the rules are shortened (see [`Pace::Quick`]); thresholds are as shipped.
 
 use crate::{
-    prometheus::{Prometheus, Target, may_run},
+    observed::{Observed, Ports, TOKEN},
+    prometheus::{Pace, Prometheus, may_run},
     rules::panels,
 };
 use common::{hash::ContentHash, index::Scrub, time::Timestamp};
 use e2e::{
-    Http, LONG, Mirror, Node, Role, SOON, SmallDisk, WATCHES, content, free_port, lift, limited, may_limit,
-    not_run, wait_for, wait_until, write,
+    LONG, Node, Role, SOON, SmallDisk, WATCHES, content, free_port, lift, limited, may_limit, not_run,
+    wait_for, wait_until, write,
 };
-use std::{
-    fs,
-    net::SocketAddr,
-    os::unix::fs::{PermissionsExt, symlink},
-    path::{Path, PathBuf},
-};
+use std::{fs, os::unix::fs::symlink};
 
 const MIB: usize = 1 << 20;
-const TOKEN: &str = "correct-horse-battery";
-
-/// Where the processes of a mirror answer.
-struct Ports {
-    of: Vec<[u16; 2]>,
-    tokens: PathBuf,
-}
-
-impl Ports {
-    fn new(nodes: &[Node], dir: &Path) -> Self {
-        let tokens = dir.join("tokens");
-        fs::write(&tokens, TOKEN).unwrap();
-        fs::set_permissions(&tokens, fs::Permissions::from_mode(0o600)).unwrap();
-        Self { of: nodes.iter().map(|_| [free_port(), free_port()]).collect(), tokens }
-    }
-
-    fn port(&self, node: usize, role: Role) -> u16 {
-        self.of[node][usize::from(role == Role::Replicator)]
-    }
-
-    fn flags(&self, node: usize, role: Role) -> Vec<String> {
-        let address = SocketAddr::from(([127, 0, 0, 1], self.port(node, role)));
-        let tokens = self.tokens.to_str().unwrap().to_owned();
-        vec!["--http".into(), address.to_string(), "--http-token-file".into(), tokens]
-    }
-
-    fn start(&self, nodes: &mut [Node], node: usize, role: Role, more: &[&str]) {
-        let flags = self.flags(node, role);
-        let all: Vec<&str> = flags.iter().map(String::as_str).chain(more.iter().copied()).collect();
-        nodes[node].start_with(role, &all);
-    }
-
-    fn targets(&self, nodes: &[Node]) -> Vec<Target> {
-        let of = |(i, node): (usize, &Node)| {
-            Role::ALL.map(|role| Target {
-                node: node.name.clone(),
-                role: role.name(),
-                port: self.port(i, role),
-            })
-        };
-        nodes.iter().enumerate().flat_map(of).collect()
-    }
-}
-
-/// Three nodes, all of them scraped, and nothing amiss.
-struct Observed {
-    prometheus: Prometheus,
-    ports: Ports,
-    mirror: Mirror,
-}
-
-impl Observed {
-    /// `prepare`: before the nodes start.
-    fn start(test: &str, prepare: impl FnOnce(&mut Mirror)) -> Option<Self> {
-        if !may_run(test) {
-            return None;
-        }
-        let mut mirror = Mirror::idle(&["a", "b", "c"]);
-        prepare(&mut mirror);
-        let ports = Ports::new(&mirror.nodes, mirror.dir());
-        for node in 0..3 {
-            Role::ALL.into_iter().for_each(|role| ports.start(&mut mirror.nodes, node, role, &[]));
-        }
-        mirror.wait_ready();
-        let targets = ports.targets(&mirror.nodes);
-        let prometheus = Prometheus::start(&mirror.outside("prometheus"), &targets, TOKEN);
-        let this = Self { prometheus, ports, mirror };
-        wait_for(SOON, "all to be scraped", || {
-            let up = this.prometheus.query("sum(up)")?;
-            if up.first().is_some_and(|up| up["value"][1] == "6") { Ok(()) } else { Err(format!("{up:?}")) }
-        });
-        this.prometheus.wait_quiet("nothing is amiss");
-        Some(this)
-    }
-
-    fn restart(&mut self, node: usize, role: Role, more: &[&str]) {
-        self.mirror.nodes[node].stop(role);
-        self.ports.start(&mut self.mirror.nodes, node, role, more);
-    }
-}
 
 /// The same alert of each node.
 fn all_of(name: &str) -> [(&str, &'static str); 3] {
@@ -110,7 +26,7 @@ fn all_of(name: &str) -> [(&str, &'static str); 3] {
 #[ignore = "minutes"]
 fn full_a_process_or_a_broker_that_ends_or_hangs_is_told_of_until_it_is_back() {
     let test = "full_a_process_or_a_broker_that_ends_or_hangs_is_told_of_until_it_is_back";
-    let Some(mut all) = Observed::start(test, |_| {}) else { return };
+    let Some(mut all) = Observed::start(test, Pace::Quick, |_| {}) else { return };
 
     all.mirror.nodes[1].kill(Role::Replicator);
     let said = all.prometheus.wait_firing("killed", &[("Down", "b"), ("NodeUnseen", "")], &[]);
@@ -142,7 +58,7 @@ fn full_a_process_or_a_broker_that_ends_or_hangs_is_told_of_until_it_is_back() {
 #[ignore = "minutes"]
 fn full_a_node_that_is_slow_or_stands_still_is_told_of_until_it_has_caught_up() {
     let test = "full_a_node_that_is_slow_or_stands_still_is_told_of_until_it_has_caught_up";
-    let Some(mut all) = Observed::start(test, |_| {}) else { return };
+    let Some(mut all) = Observed::start(test, Pace::Quick, |_| {}) else { return };
 
     all.restart(2, Role::Replicator, &["--download-limit", "64KiB"]);
     all.mirror.wait_ready();
@@ -168,7 +84,7 @@ fn full_a_node_that_is_slow_or_stands_still_is_told_of_until_it_has_caught_up() 
 #[ignore = "minutes"]
 fn full_what_cannot_be_applied_or_waits_for_a_person_is_told_of_until_it_is_cured() {
     let test = "full_what_cannot_be_applied_or_waits_for_a_person_is_told_of_until_it_is_cured";
-    let Some(mut all) = Observed::start(test, |_| {}) else { return };
+    let Some(mut all) = Observed::start(test, Pace::Quick, |_| {}) else { return };
 
     // Tried for half a minute, then parked.
     for name in ["1", "2", "3"] {
@@ -204,7 +120,7 @@ fn full_what_cannot_be_applied_or_waits_for_a_person_is_told_of_until_it_is_cure
 fn full_a_full_disk_is_told_of_until_there_is_room() {
     let test = "full_a_full_disk_is_told_of_until_there_is_room";
     let mut disk = None;
-    let started = Observed::start(test, |mirror| {
+    let started = Observed::start(test, Pace::Quick, |mirror| {
         let home = mirror.nodes[2].home.join("disk");
         disk = SmallDisk::mounted(test, &home, (2100 * MIB) as u64, 10_000);
         mirror.nodes[2].root = home.join("media");
@@ -231,7 +147,7 @@ fn full_neglect_is_told_of_until_it_ends() {
     if !may_limit(test) {
         return;
     }
-    let Some(mut all) = Observed::start(test, |_| {}) else { return };
+    let Some(mut all) = Observed::start(test, Pace::Quick, |_| {}) else { return };
 
     let node = &mut all.mirror.nodes[1];
     wait_until(SOON, "the first pass over all files", || {
@@ -265,7 +181,7 @@ fn full_neglect_is_told_of_until_it_ends() {
 #[ignore = "minutes"]
 fn full_a_node_that_has_diverged_is_told_of_until_it_is_mended() {
     let Some(mut all) =
-        Observed::start("full_a_node_that_has_diverged_is_told_of_until_it_is_mended", |_| {})
+        Observed::start("full_a_node_that_has_diverged_is_told_of_until_it_is_mended", Pace::Quick, |_| {})
     else {
         return;
     };
@@ -315,7 +231,7 @@ fn full_a_broker_that_is_not_durable_is_told_of_until_it_is() {
         }
     };
     serve_by(old, &mut nodes);
-    let prometheus = Prometheus::start(&nodes[0].home, &ports.targets(&nodes), TOKEN);
+    let prometheus = Prometheus::start(&nodes[0].home, Pace::Quick, &ports.targets(&nodes), TOKEN);
     prometheus.wait_firing("it cannot sync", &all_of("BrokerNotDurable"), &[]);
     nodes.iter_mut().for_each(Node::stop_both);
     serve_by(new, &mut nodes);
@@ -327,7 +243,9 @@ fn full_a_broker_that_is_not_durable_is_told_of_until_it_is() {
 #[test]
 #[ignore = "minutes"]
 fn full_each_panel_shows_something_of_nodes_that_work() {
-    let Some(mut all) = Observed::start("full_each_panel_shows_something_of_nodes_that_work", |_| {}) else {
+    let Some(mut all) =
+        Observed::start("full_each_panel_shows_something_of_nodes_that_work", Pace::Quick, |_| {})
+    else {
         return;
     };
     for i in 0..50 {
@@ -346,6 +264,9 @@ fn full_each_panel_shows_something_of_nodes_that_work() {
             });
         }
     }
-    let http = Http(SocketAddr::from(([127, 0, 0, 1], all.ports.port(0, Role::Replicator))));
-    assert_eq!(http.get("/metrics").status, 401, "Prometheus has a token, and we have none");
+    assert_eq!(
+        all.http(0, Role::Replicator).get("/metrics").status,
+        401,
+        "Prometheus has a token, and we have none"
+    );
 }

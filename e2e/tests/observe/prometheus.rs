@@ -54,6 +54,30 @@ pub struct Target {
 /// An alert that fires: its name, and the node it is about where it is about one.
 pub type Firing = BTreeSet<(String, String)>;
 
+/// How fast it goes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Pace {
+    /// As shipped.
+    Shipped,
+    /// It scrapes and evaluates each second, what has to last does so for a second, and what is counted over minutes is counted over 10 s.
+    Quick,
+}
+
+impl Pace {
+    /// A file at this pace.
+    fn of(self, file: &str) -> String {
+        if self == Self::Shipped {
+            return file.to_owned();
+        }
+        let keys = ["for:", "scrape_interval:", "scrape_timeout:", "evaluation_interval:"];
+        let quick = |line: &str| {
+            let line = keys.iter().fold(line.to_owned(), |line, key| with_value(&line, key, "1s"));
+            line.replace("[1m]", "[10s]").replace("[2m]", "[10s]")
+        };
+        file.lines().map(quick).collect::<Vec<_>>().join("\n")
+    }
+}
+
 /// A running Prometheus.
 pub struct Prometheus {
     port: u16,
@@ -61,20 +85,12 @@ pub struct Prometheus {
 }
 
 impl Prometheus {
-    /// Starts it in a folder of its own. Rules and configuration are those that are shipped, but for time: it scrapes and evaluates each second, what has to
-    /// last does so for a second, and rates are those of 10 s.
-    pub fn start(dir: &Path, targets: &[Target], token: &str) -> Self {
-        let rules = text_of("prometheus/alerts.yaml").replace("[2m]", "[10s]");
-        let rules: Vec<String> = rules.lines().map(|line| with_value(line, "for:", "1s")).collect();
-        let config = text_of("prometheus/prometheus.yml");
-        let (config, _) = config.split_once("    static_configs:\n").expect("targets");
-        let mut config: Vec<String> = config
-            .lines()
-            .map(|line| {
-                let times = ["scrape_interval:", "scrape_timeout:", "evaluation_interval:"];
-                times.iter().fold(line.to_owned(), |line, key| with_value(&line, key, "1s"))
-            })
-            .collect();
+    /// Starts it in a folder of its own, with the shipped rules and the shipped configuration, but for its targets.
+    pub fn start(dir: &Path, pace: Pace, targets: &[Target], token: &str) -> Self {
+        let rules = pace.of(&text_of("prometheus/alerts.yaml"));
+        let config = pace.of(&text_of("prometheus/prometheus.yml"));
+        let (config, _) = config.split_once("    static_configs:").expect("targets");
+        let mut config = vec![config.trim_end().to_owned()];
         config.push("    static_configs:".into());
         for Target { node, role, port } in targets {
             config.push(format!(
@@ -82,7 +98,7 @@ impl Prometheus {
             ));
         }
         for (name, text) in [
-            ("alerts.yaml", rules.join("\n")),
+            ("alerts.yaml", rules),
             ("prometheus.yml", config.join("\n")),
             ("mediamirror.token", token.into()),
         ] {
@@ -115,9 +131,18 @@ impl Prometheus {
     }
 
     /// The alerts that are pending or fire.
-    pub fn alerts(&self) -> Result<Vec<Value>, String> {
+    fn alerts(&self) -> Result<Vec<Value>, String> {
         let data = self.ask("/api/v1/alerts")?;
         data["alerts"].as_array().cloned().ok_or_else(|| data.to_string())
+    }
+
+    /// The alerts that fire: whole, and what they are about.
+    pub fn firing(&self) -> Result<(Vec<Value>, Firing), String> {
+        let mut alerts = self.alerts()?;
+        alerts.retain(|alert| alert["state"] == "firing");
+        let label = |alert: &Value, key: &str| alert["labels"][key].as_str().unwrap_or_default().to_owned();
+        let firing = alerts.iter().map(|alert| (label(alert, "alertname"), label(alert, "node"))).collect();
+        Ok((alerts, firing))
     }
 
     /// Waits until just these fire: the name without its beginning, and the node. Those in `perhaps` may.
@@ -127,12 +152,7 @@ impl Prometheus {
         };
         let (expected, perhaps) = (own(expected), own(perhaps));
         wait_for(LONG, &format!("the alerts {expected:?}: {why}"), || {
-            let mut alerts = self.alerts()?;
-            alerts.retain(|alert| alert["state"] == "firing");
-            let label =
-                |alert: &Value, key: &str| alert["labels"][key].as_str().unwrap_or_default().to_owned();
-            let firing: Firing =
-                alerts.iter().map(|alert| (label(alert, "alertname"), label(alert, "node"))).collect();
+            let (alerts, firing) = self.firing()?;
             let told = expected.is_subset(&firing);
             let only = firing.iter().all(|alert| expected.contains(alert) || perhaps.contains(alert));
             if told && only { Ok(alerts) } else { Err(format!("{firing:?}")) }
