@@ -9,6 +9,7 @@ mod apply;
 pub mod check;
 pub mod cli;
 mod commands;
+mod doctor;
 mod fetch;
 mod history;
 pub mod hold;
