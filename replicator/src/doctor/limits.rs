@@ -121,9 +121,13 @@ pub fn judge_watches(kernel: &Kernel, survey: Option<&Survey>, coverage: Option<
     }
 }
 
-pub fn judge_inotify(kernel: &Kernel) -> Finding {
+/// `has_one`: a watcher of this node runs, and watches all.
+pub fn judge_inotify(kernel: &Kernel, has_one: bool) -> Finding {
     if let Some(error) = &kernel.no_inotify {
-        return Finding::wrong("inotify", format!("this user cannot have one more ({error})"))
+        let found = format!("this user cannot have one more ({error})");
+        let finding =
+            if has_one { Finding::note("inotify", found) } else { Finding::wrong("inotify", found) };
+        return finding
             .why("a watcher that starts without one polls the whole tree")
             .cure(sysctl("max_user_instances", 512));
     }
@@ -206,13 +210,14 @@ mod tests {
             events,
             ..Kernel::default()
         };
-        for (kernel, verdict) in [
-            (kernel(None, Some(16_384)), Ok),
-            (kernel(None, None), Ok),
-            (kernel(None, Some(100)), Note),
-            (kernel(Some("too many open files"), Some(16_384)), Wrong),
+        for (kernel, has_one, verdict) in [
+            (kernel(None, Some(16_384)), false, Ok),
+            (kernel(None, None), false, Ok),
+            (kernel(None, Some(100)), true, Note),
+            (kernel(Some("too many open files"), Some(16_384)), false, Wrong),
+            (kernel(Some("too many open files"), Some(16_384)), true, Note),
         ] {
-            assert_eq!(judge_inotify(&kernel).verdict, verdict, "{kernel:?}");
+            assert_eq!(judge_inotify(&kernel, has_one).verdict, verdict, "{kernel:?}");
         }
         let coverage = |folders, watched| Some(Coverage { folders, watched });
         for (coverage, verdict) in [(None, Ok), (coverage(3, 3), Ok), (coverage(3, 2), Wrong)] {

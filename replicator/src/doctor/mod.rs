@@ -77,6 +77,8 @@ impl Machine {
         let [root_mount, state_mount] = self.mounts.each_ref().map(Option::as_ref);
         let [root_disk, state_disk] = self.disks.each_ref().map(Option::as_ref);
         let [watcher, replicator] = self.ports.each_ref().map(Option::as_ref);
+        let watches = processes.running.iter().any(|process| process.role == Some(Role::Watcher));
+        let has_one = watches && coverage.is_some_and(|coverage| coverage.watched == coverage.folders);
         // The replicator is who places files.
         let count = processes.that_count();
         let places = count.iter().find(|process| process.role == Some(Role::Replicator)).unwrap_or(&count[0]);
@@ -85,7 +87,7 @@ impl Machine {
             limits::judge_kernel(kernel),
             limits::judge_descriptors(count, wanted.transfer),
             limits::judge_watches(kernel, survey, coverage),
-            limits::judge_inotify(kernel),
+            limits::judge_inotify(kernel, has_one),
             limits::judge_coverage(coverage),
             folders::judge_root(&at.root, folders),
             disks::judge_kind(disks::Which::Root, root_mount),
