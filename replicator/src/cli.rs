@@ -140,6 +140,8 @@ enum Command {
         #[command(flatten)]
         place: PlaceArgs,
         #[command(flatten)]
+        watch: WatchArgs,
+        #[command(flatten)]
         scrub: ScrubArgs,
         #[command(flatten)]
         health: HealthArgs,
@@ -219,12 +221,13 @@ async fn dispatch(command: Command, settings: Settings, layers: Layers) -> Resul
         }
         Command::Parked { action, json } => parked::run(&settings, action, json).await,
         Command::Node { action: NodeAction::Remove { name } } => nodes::remove(&settings, &name).await,
-        Command::Doctor { public_url, json, transfer, place, scrub, health } => {
+        Command::Doctor { public_url, json, transfer, place, watch, scrub, health } => {
             // Not needed, but what `run` would refuse is refused here.
             scrub.resolve(&layers)?;
             health.resolve(&layers)?;
             let (transfer, place) = (transfer.resolve(&layers)?, place.resolve(&layers)?);
-            doctor::run(&settings, doctor::Wanted { transfer, place, public_url, json }).await
+            let watch = watch.resolve(&layers)?;
+            doctor::run(&settings, doctor::Wanted { transfer, place, watch, public_url, json }).await
         }
         Command::Replay { window, transfer } => {
             replay::run(settings, window, transfer.resolve(&layers)?).await

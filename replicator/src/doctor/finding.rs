@@ -51,11 +51,14 @@ pub struct Finding {
     pub why: Option<String>,
     /// The commands or lines that cure it, one a line.
     pub cure: Option<String>,
+    /// The cure is a sentence, which may be broken into lines.
+    #[serde(skip)]
+    is_prose: bool,
 }
 
 impl Finding {
     pub fn ok(check: &'static str, found: impl Into<String>) -> Self {
-        Self { check, verdict: Verdict::Ok, found: found.into(), why: None, cure: None }
+        Self { check, verdict: Verdict::Ok, found: found.into(), why: None, cure: None, is_prose: false }
     }
 
     pub fn note(check: &'static str, found: impl Into<String>) -> Self {
@@ -75,6 +78,11 @@ impl Finding {
     pub fn cure(self, cure: impl Into<String>) -> Self {
         Self { cure: Some(cure.into()), ..self }
     }
+
+    /// The same with the hint of an error, where it has one.
+    pub fn hint(self, hint: Option<&String>) -> Self {
+        Self { cure: hint.cloned(), is_prose: true, ..self }
+    }
 }
 
 impl fmt::Display for Finding {
@@ -86,7 +94,11 @@ impl fmt::Display for Finding {
         }
         // As it is: it is copied.
         for (at, line) in self.cure.iter().flat_map(|cure| cure.lines()).enumerate() {
-            write!(f, "\n{:BELOW$}{:<5}{line}", "", if at == 0 { "do:" } else { "" })?;
+            let head = format!("{:BELOW$}{:<5}", "", if at == 0 { "do:" } else { "" });
+            match self.is_prose {
+                true => write!(f, "\n{}", wrapped(&head, line, BELOW + 5))?,
+                false => write!(f, "\n{head}{line}")?,
+            }
         }
         Ok(())
     }
@@ -182,6 +194,8 @@ mod tests {
         assert!(others.iter().any(|line| line.starts_with("       why: some words")), "{text}");
         assert_eq!(cures[0], format!("       do:  sysctl -w {}", "x".repeat(100)));
         assert_eq!(cures[1], "            second line");
+        let hinted = Finding::ok("root", "").hint(Some(&long)).to_string();
+        assert!(hinted.lines().all(|line| line.chars().count() <= WIDTH), "{hinted}");
         // A word that no line holds stays whole.
         assert!(Finding::ok("root", "/".repeat(90)).to_string().contains(&"/".repeat(90)));
     }

@@ -184,11 +184,7 @@ fn folds_case(root: &Path) -> bool {
 }
 
 fn wrong(check: &'static str, trouble: &Trouble, why: &str) -> Finding {
-    let finding = Finding::wrong(check, &trouble.text).why(why);
-    match &trouble.hint {
-        Some(hint) => finding.cure(hint),
-        None => finding,
-    }
+    Finding::wrong(check, &trouble.text).why(why).hint(trouble.hint.as_ref())
 }
 
 pub fn judge_root(root: &Path, facts: &Facts) -> Finding {
@@ -237,10 +233,11 @@ pub fn judge_index(facts: &Facts) -> Finding {
         Some(Ok(known)) => {
             Finding::ok("index", format!("version {}, {}", known.version, count(known.files, "file")))
         }
-        Some(Err(trouble)) => wrong("index", trouble, "without it nothing is published or placed").cure(
-            "where it is damaged: stop both processes, move index.db* out of the state directory,\n\
-             and start them again: the tree is compared with the log anew",
-        ),
+        Some(Err(trouble)) => {
+            const ANEW: &str = "if it is damaged: stop both processes, move index.db* out of the state directory, and start \
+                them again: the tree is compared with the log anew";
+            wrong("index", trouble, "without it nothing is published or placed").hint(Some(&ANEW.into()))
+        }
     }
 }
 

@@ -21,10 +21,10 @@ pub use public::parse_url;
 
 use broker::Reached;
 use common::{
-    exit::{Exit, Failure},
+    exit::{Exit, Failure, error_chain},
     nodes::Role,
-    root::Disk,
-    settings::{Folders, PlaceSettings, Settings, TransferSettings},
+    root::{Disk, IgnoreRules},
+    settings::{Folders, Listen, PlaceSettings, Settings, TransferSettings, WatchSettings},
 };
 use disks::Mount;
 use finding::{Finding, Report};
@@ -38,6 +38,7 @@ use url::Url;
 pub struct Wanted {
     pub transfer: TransferSettings,
     pub place: PlaceSettings,
+    pub watch: WatchSettings,
     pub public_url: Option<Url>,
     pub json: bool,
 }
@@ -50,21 +51,23 @@ struct Machine {
     mounts: [Option<Mount>; 2],
     disks: [Option<Disk>; 2],
     survey: Option<Survey>,
-    ports: [Option<ports::Facts>; 2],
+    /// Why what is ignored could not be read, if it could not.
+    no_rules: Option<String>,
+    ports: Vec<(ports::Check, Option<ports::Facts>)>,
 }
 
 impl Machine {
-    fn look(at: &Folders, settings: &Settings) -> Self {
+    fn look(at: &Folders, listen: Listen, ignore: &[String]) -> Self {
         let processes = Processes::look(at);
-        let listen = settings.http.listen;
+        let (rules, ports) = (IgnoreRules::read(&at.root, ignore), ports::checks(listen).iter());
         Self {
             kernel: Kernel::look(),
             folders: folders::Facts::look(at),
             mounts: [&at.root, &at.state].map(|path| disks::mount_of(path)),
             disks: [&at.root, &at.state].map(|path| disks::disk_of(path)),
-            survey: Survey::look(&at.root),
-            ports: [Role::Watcher, Role::Replicator]
-                .map(|role| ports::look(role, listen, &processes.running)),
+            survey: rules.as_ref().ok().and_then(|rules| Survey::look(&at.root, rules)),
+            no_rules: rules.err().map(|error| error_chain(&error)),
+            ports: ports.map(|&check| (check, ports::look(check.1, listen, &processes.running))).collect(),
             processes,
         }
     }
@@ -76,13 +79,12 @@ impl Machine {
         let uid = processes.me.uid;
         let [root_mount, state_mount] = self.mounts.each_ref().map(Option::as_ref);
         let [root_disk, state_disk] = self.disks.each_ref().map(Option::as_ref);
-        let [watcher, replicator] = self.ports.each_ref().map(Option::as_ref);
         let watches = processes.running.iter().any(|process| process.role == Some(Role::Watcher));
         let has_one = watches && coverage.is_some_and(|coverage| coverage.watched == coverage.folders);
         // The replicator is who places files.
         let count = processes.that_count();
         let places = count.iter().find(|process| process.role == Some(Role::Replicator)).unwrap_or(&count[0]);
-        vec![
+        let mut findings = vec![
             processes::judge(processes),
             limits::judge_kernel(kernel),
             limits::judge_descriptors(count, wanted.transfer),
@@ -92,15 +94,15 @@ impl Machine {
             folders::judge_root(&at.root, folders),
             disks::judge_kind(disks::Which::Root, root_mount),
             disks::judge_root_disk(&at.root, root_disk, wanted.place.min_free),
-            survey::judge_files(&at.root, survey, uid),
+            survey::judge_files(&at.root, survey, self.no_rules.as_deref(), uid),
             survey::judge_owner(survey, places, owner),
             folders::judge_state(&at.state, folders, uid),
             disks::judge_kind(disks::Which::State, state_mount),
             disks::judge_state_disk(&at.state, state_disk),
             folders::judge_index(folders),
-            ports::judge(Role::Watcher, watcher),
-            ports::judge(Role::Replicator, replicator),
-        ]
+        ];
+        findings.extend(self.ports.iter().map(|(check, facts)| ports::judge(*check, facts.as_ref())));
+        findings
     }
 }
 
@@ -136,8 +138,8 @@ fn judge_broker(reached: &Reached, machine: &Machine, replicas: u64) -> Vec<Find
 pub async fn run(settings: &Settings, wanted: Wanted) -> Result<Exit, Failure> {
     let at = settings.folders()?;
     let owner = wanted.place.owner.as_ref().map(|owner| owner.look_up()).transpose()?.map(|(uid, _)| uid);
-    let (of_machine, of_settings) = (at.clone(), settings.clone());
-    let machine = tokio::task::spawn_blocking(move || Machine::look(&of_machine, &of_settings));
+    let (listen, of_machine, ignore) = (settings.http.listen, at.clone(), wanted.watch.ignore.clone());
+    let machine = tokio::task::spawn_blocking(move || Machine::look(&of_machine, listen, &ignore));
     let public = async {
         match &wanted.public_url {
             Some(url) => Some(public::look(url, &at.root).await),

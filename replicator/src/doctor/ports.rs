@@ -41,6 +41,19 @@ pub struct Facts {
     pub not_ours: Option<String>,
 }
 
+/// Its name, and the process that it is about.
+pub type Check = (&'static str, Role);
+
+/// The checks that there are of addresses: one, where one was named for whichever process.
+pub fn checks(listen: Listen) -> &'static [Check] {
+    match listen {
+        Listen::At(_) => &[("http", Role::Watcher)],
+        Listen::Default | Listen::Off => {
+            &[("watcher_http", Role::Watcher), ("replicator_http", Role::Replicator)]
+        }
+    }
+}
+
 /// `None`: HTTP is off.
 pub fn look(role: Role, listen: Listen, running: &[Process]) -> Option<Facts> {
     let (address, asked) = match listen {
@@ -101,11 +114,7 @@ fn parse(line: &str) -> Option<Listener> {
     Some(Listener { address: (ip, port).into(), uid: uid.parse().ok()?, inode: inode.parse().ok()? })
 }
 
-pub fn judge(role: Role, facts: Option<&Facts>) -> Finding {
-    let check = match role {
-        Role::Watcher => "watcher_http",
-        Role::Replicator => "replicator_http",
-    };
+pub fn judge((check, role): Check, facts: Option<&Facts>) -> Finding {
     let Some(Facts { address, asked, holder, not_ours }) = facts else {
         return Finding::ok(check, "off");
     };
@@ -189,8 +198,8 @@ mod tests {
             (true, Holder::Nobody, Some("not available".into()), Wrong),
         ] {
             let facts = Facts { address, asked, holder, not_ours };
-            assert_eq!(judge(Role::Watcher, Some(&facts)).verdict, verdict, "{facts:?}");
+            assert_eq!(judge(("http", Role::Watcher), Some(&facts)).verdict, verdict, "{facts:?}");
         }
-        assert_eq!(judge(Role::Watcher, None).verdict, Ok);
+        assert_eq!(judge(("http", Role::Watcher), None).verdict, Ok);
     }
 }

@@ -24,14 +24,9 @@ pub fn judge_reached(reached: &Reached) -> Finding {
             let found = format!("the embedded one does not run; {} is there", program.display());
             Finding::ok("broker", format!("{found} for the first process to start"))
         }
-        Reached::Away(trouble) => {
-            let finding = Finding::wrong("broker", &trouble.text)
-                .why("changes wait on disk until it is back; what it would tell was not checked");
-            match &trouble.hint {
-                Some(hint) => finding.cure(hint),
-                None => finding,
-            }
-        }
+        Reached::Away(trouble) => Finding::wrong("broker", &trouble.text)
+            .why("changes wait on disk until it is back; what it would tell was not checked")
+            .hint(trouble.hint.as_ref()),
     }
 }
 

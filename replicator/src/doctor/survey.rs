@@ -6,7 +6,7 @@ use super::{
     finding::{Finding, count},
     processes::Process,
 };
-use common::path::OWN_FOLDER;
+use common::{path::OWN_FOLDER, root::IgnoreRules};
 use indicatif::{HumanBytes, HumanCount};
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 use std::{
@@ -61,26 +61,40 @@ fn may(path: &Path, access: Access) -> bool {
     accessat(CWD, path, access, AtFlags::EACCESS).is_ok()
 }
 
+/// What belongs to the tree.
+struct Tree<'a> {
+    root: &'a Path,
+    rules: &'a IgnoreRules,
+    device: u64,
+}
+
+impl Tree<'_> {
+    /// Neither ours, nor ignored, nor on another disk.
+    fn has(&self, path: &Path, meta: &fs::Metadata) -> bool {
+        let below = path.strip_prefix(self.root).unwrap_or(path);
+        let ours = below == Path::new(OWN_FOLDER);
+        meta.dev() == self.device && !ours && !self.rules.covers(below, meta.is_dir())
+    }
+}
+
 impl Survey {
     /// `None`: there is no such folder, or nobody may look at it.
-    pub fn look(root: &Path) -> Option<Self> {
+    pub fn look(root: &Path, rules: &IgnoreRules) -> Option<Self> {
         let meta = fs::metadata(root).ok().filter(fs::Metadata::is_dir)?;
         let began = Instant::now();
         let mut survey = Self { owner: meta.uid(), complete: true, ..Self::default() };
+        let tree = Tree { root, rules, device: meta.dev() };
         let mut waiting = vec![root.to_owned()];
         while let Some(folder) = waiting.pop() {
             if began.elapsed() > TIME {
                 return Some(Self { complete: false, ..survey });
             }
-            survey.folder(&folder, meta.dev(), &mut waiting);
-            if folder == root {
-                waiting.retain(|path| path != &root.join(OWN_FOLDER));
-            }
+            survey.folder(&folder, &tree, &mut waiting);
         }
         Some(survey)
     }
 
-    fn folder(&mut self, folder: &Path, device: u64, waiting: &mut Vec<PathBuf>) {
+    fn folder(&mut self, folder: &Path, tree: &Tree<'_>, waiting: &mut Vec<PathBuf>) {
         self.folders += 1;
         if !may(folder, Access::WRITE_OK | Access::EXEC_OK) {
             self.unwritable.add(folder);
@@ -90,11 +104,10 @@ impl Survey {
             // What is gone by now, and what stands on another disk, is not of the tree.
             let Ok(meta) = entry.metadata() else { continue };
             let path = entry.path();
-            if meta.dev() != device {
-            } else if meta.is_dir() {
-                waiting.push(path);
-            } else if meta.is_file() {
-                self.file(&path, &meta);
+            match tree.has(&path, &meta) {
+                true if meta.is_dir() => waiting.push(path),
+                true if meta.is_file() => self.file(&path, &meta),
+                _ => {}
             }
         }
     }
@@ -117,7 +130,13 @@ impl Survey {
 }
 
 /// Whether this user may do with the tree what a node does.
-pub fn judge_files(root: &Path, survey: Option<&Survey>, uid: u32) -> Finding {
+/// `no_rules`: why it is not known what is ignored.
+pub fn judge_files(root: &Path, survey: Option<&Survey>, no_rules: Option<&str>, uid: u32) -> Finding {
+    if let Some(error) = no_rules {
+        return Finding::wrong("files", error)
+            .why("without knowing what is ignored no watcher begins")
+            .cure(format!("$EDITOR {}/.mirrorignore", root.display()));
+    }
     let Some(survey) = survey else { return Finding::ok("files", "there is no tree to look at") };
     let Survey { unreadable, unwritable, .. } = survey;
     let cure = format!(
@@ -187,16 +206,17 @@ mod tests {
         for folder in ["a/b", ".mirror/trash", "c/.mirror"] {
             fs::create_dir_all(at(folder)).unwrap();
         }
-        for file in ["a/one", "a/b/two", ".mirror/trash/three", "c/.mirror/four"] {
+        for file in ["a/one", "a/b/two", ".mirror/trash/three", "c/.mirror/four", "c/x.part", "a/mine"] {
             fs::write(at(file), b"12345").unwrap();
         }
         std::os::unix::fs::symlink("a", at("link")).unwrap();
-        let survey = Survey::look(dir.path()).unwrap();
+        let rules = IgnoreRules::read(dir.path(), &["mine".into()]).unwrap();
+        let survey = Survey::look(dir.path(), &rules).unwrap();
         // `.mirror` is ours at the top only.
         assert_eq!((survey.folders, survey.files, survey.bytes), (5, 3, 15));
         assert!(survey.complete && survey.unwritable.count == 0 && survey.owners.len() == 1);
-        assert_eq!(Survey::look(&at("nothing")), None);
-        assert_eq!(Survey::look(&at("a/one")), None);
+        assert_eq!(Survey::look(&at("nothing"), &rules), None);
+        assert_eq!(Survey::look(&at("a/one"), &rules), None);
     }
 
     fn example(count: u64) -> Example {
@@ -214,11 +234,12 @@ mod tests {
         ] {
             let (unreadable, unwritable) = (example(unreadable), example(unwritable));
             let survey = Survey { files: 3, complete: true, unreadable, unwritable, ..Survey::default() };
-            let finding = judge_files(root, Some(&survey), 33);
+            let finding = judge_files(root, Some(&survey), None, 33);
             assert_eq!(finding.verdict, verdict, "{finding}");
             assert!(finding.found.contains(says), "{finding}");
         }
-        assert_eq!(judge_files(root, None, 33).verdict, Ok);
+        assert_eq!(judge_files(root, None, None, 33).verdict, Ok);
+        assert_eq!(judge_files(root, None, Some("no pattern"), 33).verdict, Wrong);
     }
 
     #[test]
