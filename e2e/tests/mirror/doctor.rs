@@ -1,18 +1,18 @@
 //! `replicator doctor`: what it finds wrong, what not, and that it changes nothing.
 
+mod web;
+
 use e2e::{
-    Finished, Http, Mirror, Node, Process, Role, SOON, SmallDisk, as_user, content, free_port, run, wait_for,
-    write,
+    Finished, Http, Mirror, Node, Role, SOON, SmallDisk, as_user, content, free_port, run, wait_for, write,
 };
 use std::{
     collections::BTreeMap,
     fs,
-    io::{Read, Write},
-    net::{SocketAddr, TcpListener},
+    io::Write,
+    net::TcpListener,
     os::unix::fs::{MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
     process::Command,
-    thread,
 };
 
 /// A user that owns nothing on this machine.
@@ -71,6 +71,11 @@ fn doctor(node: &Node, arguments: &[&str]) -> Said {
     let mut command = command(node);
     command.args(arguments);
     Said::of(run(SOON, command))
+}
+
+/// Said past the capture of the test's output.
+fn not_run(test: &str, why: &str) {
+    let _ = writeln!(std::io::stderr(), "not run: {test}: {why}");
 }
 
 /// All files below a folder, with what would show that one was written.
@@ -157,8 +162,7 @@ fn a_broker_that_is_away_is_one_finding_and_the_machine_is_looked_at() {
     let said = doctor(&mirror.nodes[0], &[]);
     assert_eq!(said.wrong(), ["broker"], "{:?}", said.finished);
     assert!(said.text("broker").contains("--nats-url") && said.verdict("kernel") == "ok");
-    let none = fs::remove_dir(&mirror.nodes[0].root);
-    none.unwrap();
+    fs::remove_dir(&mirror.nodes[0].root).unwrap();
     let said = doctor(&mirror.nodes[0], &[]);
     assert_eq!(said.wrong(), ["broker", "root"], "{:?}", said.finished);
     assert!(said.text("root").contains("mkdir"));
@@ -171,8 +175,7 @@ fn a_broker_that_is_away_is_one_finding_and_the_machine_is_looked_at() {
 #[test]
 fn a_clock_that_differs_from_the_brokers_is_wrong() {
     if !Path::new(FAKETIME).exists() {
-        let test = "a_clock_that_differs_from_the_brokers_is_wrong";
-        let _ = writeln!(std::io::stderr(), "not run: {test}: libfaketime is missing");
+        not_run("a_clock_that_differs_from_the_brokers_is_wrong", "libfaketime is missing");
         return;
     }
     let mut mirror = Mirror::idle(&["a"]);
@@ -330,77 +333,4 @@ fn an_embedded_broker_is_looked_at_and_not_started() {
         if seen { Ok(()) } else { Err(format!("{:?}", said.finished)) }
     });
     node.stop(Role::Watcher);
-}
-
-// ---- the web --------------------------------------------------------------------------------------------------------
-
-/// A web server for a folder, as careless as they come; `.mirror` is hidden where it is asked to. It ends with the test's process.
-fn serve(folder: PathBuf, hides: bool) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    thread::spawn(move || {
-        for stream in listener.incoming() {
-            let (mut stream, mut bytes) = (stream.unwrap(), [0; 4096]);
-            let length = stream.read(&mut bytes).unwrap();
-            let request = String::from_utf8_lossy(&bytes[..length]).into_owned();
-            let path = request.split(' ').nth(1).unwrap().trim_start_matches('/').to_owned();
-            let path = path.strip_prefix("media/").unwrap_or("none");
-            let body = match folder.join(path) {
-                _ if hides && path.starts_with(".mirror") => None,
-                found if found.is_dir() => Some(b"<h1>Index</h1>".to_vec()),
-                found => fs::read(found).ok(),
-            };
-            let status = if body.is_some() { "200 OK" } else { "404 Not Found" };
-            let head = format!("HTTP/1.1 {status}\r\nConnection: close\r\n\r\n");
-            stream.write_all(&[head.into_bytes(), body.unwrap_or_default()].concat()).unwrap();
-        }
-    });
-    address
-}
-
-#[test]
-fn what_is_ours_must_not_be_served_to_the_web() {
-    let mut mirror = Mirror::running(&["a"]);
-    let (root, free) = (mirror.nodes[0].root.clone(), format!("http://127.0.0.1:{}/", free_port()));
-    let open = format!("http://{}/media", serve(root.clone(), false));
-    let closed = format!("http://{}/media/", serve(root, true));
-    let node = &mut mirror.nodes[0];
-    for (url, wrong) in [(&open, true), (&closed, false), (&free, true)] {
-        let said = doctor(node, &["--public-url", url]);
-        let expected: &[&str] = if wrong { &["public_url"] } else { &[] };
-        assert_eq!(said.wrong(), expected, "{url}: {:?}", said.finished);
-    }
-    let said = doctor(node, &["--public-url", &open]);
-    assert!(said.text("public_url").contains("the marker with it"), "{:?}", said.finished);
-    assert!(said.text("public_url").contains("location ^~ /media/.mirror { return 404; }"));
-}
-
-#[test]
-fn the_web_is_asked_over_tls_by_the_systems_certificates() {
-    let mut mirror = Mirror::running(&["a"]);
-    let dir = mirror.dir().to_owned();
-    let (certificate, key) = (dir.join("cert.pem"), dir.join("key.pem"));
-    let mut openssl = Command::new("openssl");
-    openssl.args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]);
-    openssl.args(["-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=critical,CA:FALSE"]);
-    openssl.arg("-out").arg(&certificate).arg("-keyout").arg(&key);
-    run(SOON, openssl).succeeded();
-    let port = free_port();
-    let mut server = Command::new("openssl");
-    server.args(["s_server", "-WWW", "-quiet", "-accept", &format!("127.0.0.1:{port}")]);
-    server.arg("-cert").arg(&certificate).arg("-key").arg(&key).current_dir(&mirror.nodes[0].root);
-    let _server = Process::spawn("openssl", &dir, server);
-    let url = format!("https://127.0.0.1:{port}/");
-    let mut node = mirror.nodes.remove(0);
-    wait_for(SOON, "a certificate that nobody trusts", || {
-        let said = doctor(&node, &["--public-url", &url]);
-        assert_eq!(said.wrong(), ["public_url"], "{:?}", said.finished);
-        let text = said.text("public_url");
-        if text.contains("ertificate") { Ok(()) } else { Err(text.to_owned()) }
-    });
-    node.environment.push(("SSL_CERT_FILE".into(), certificate));
-    let said = doctor(&node, &["--public-url", &url]);
-    assert_eq!(said.wrong(), ["public_url"], "{:?}", said.finished);
-    assert!(said.text("public_url").contains("the marker with it"), "{:?}", said.finished);
-    node.stop_both();
 }
