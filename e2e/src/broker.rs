@@ -82,6 +82,15 @@ impl Broker {
         }
     }
 
+    /// From its next start on, clients are of an account of these JetStream limits: `max_file: 1MB`, say.
+    pub fn limit_account(&mut self, limits: &str) {
+        self.users = format!(
+            "accounts {{ limited {{ jetstream {{ {limits} }}\n users: [ {{user: all, password: p}} ] }} }}"
+        );
+        self.login = "all:p@".into();
+        self.configure();
+    }
+
     /// Where a user with the password `p` finds it.
     pub fn url_of(&self, user: &str) -> String {
         format!("nats://{user}:p@127.0.0.1:{}", self.port)

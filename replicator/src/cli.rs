@@ -1,6 +1,6 @@
 //! What the user typed, and which command it is.
 
-use crate::{commands, history, history::Which, log_command, nodes, parked, replay, restore, verify};
+use crate::{commands, doctor, history, history::Which, log_command, nodes, parked, replay, restore, verify};
 use clap::{Args, Parser, Subcommand};
 use common::{
     event::Version,
@@ -17,6 +17,7 @@ use common::{
     status,
 };
 use std::time::Duration;
+use url::Url;
 
 #[derive(Parser)]
 #[command(name = "replicator", version, about = "Brings a media folder up to the mirror's log")]
@@ -129,6 +130,25 @@ enum Command {
         #[command(subcommand)]
         action: NodeAction,
     },
+    /// Check this machine and the broker, and say what to change; 0: nothing is wrong, 1: something is. Takes the flags of `run`, and changes nothing
+    Doctor {
+        /// Where the web shows the root: nothing of .mirror may be served below it
+        #[arg(long, value_name = "URL", value_parser = doctor::parse_url)]
+        public_url: Option<Url>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        transfer: DownloadArgs,
+        #[command(flatten)]
+        place: PlaceArgs,
+        #[command(flatten)]
+        watch: WatchArgs,
+        #[command(flatten)]
+        scrub: ScrubArgs,
+        #[command(flatten)]
+        health: HealthArgs,
+    },
     /// Build the tree of a window of the log in --root, touching nothing else there
     Replay {
         #[command(flatten)]
@@ -207,6 +227,14 @@ async fn dispatch(command: Command, settings: Settings, layers: Layers) -> Resul
         }
         Command::Parked { action, json } => parked::run(&settings, action, json).await,
         Command::Node { action: NodeAction::Remove { name } } => nodes::remove(&settings, &name).await,
+        Command::Doctor { public_url, json, transfer, place, watch, scrub, health } => {
+            // Not needed, but what `run` would refuse is refused here.
+            scrub.resolve(&layers)?;
+            health.resolve(&layers)?;
+            let (transfer, place) = (transfer.resolve(&layers)?, place.resolve(&layers)?);
+            let watch = watch.resolve(&layers)?;
+            doctor::run(&settings, doctor::Wanted { transfer, place, watch, public_url, json }).await
+        }
         Command::Replay { window, transfer } => {
             replay::run(settings, window, transfer.resolve(&layers)?).await
         }

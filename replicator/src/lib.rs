@@ -10,6 +10,7 @@ pub mod check;
 pub mod cli;
 mod commands;
 mod compare;
+mod doctor;
 mod fetch;
 mod history;
 pub mod hold;

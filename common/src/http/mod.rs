@@ -105,7 +105,8 @@ impl Serving {
     }
 }
 
-fn default_address(role: Role) -> SocketAddr {
+/// Where a process answers that was told nothing.
+pub fn default_address(role: Role) -> SocketAddr {
     let port = match role {
         Role::Watcher => 7420,
         Role::Replicator => 7421,
