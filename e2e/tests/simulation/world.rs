@@ -185,6 +185,12 @@ impl World {
         if self.past.rotten.contains(&event.sha256) {
             self.fail(format!("rotten bytes are published: #{version} {}", event.path));
         }
+        // What a log has lost is published again as it was, by whoever has it: no user has written it since.
+        let was = |old: &&Published| old.path == event.path && known(old);
+        let offered = match &event.was {
+            Some(_) => self.past.all.iter().filter(was).map(|old| old.offered).max().unwrap_or(offered),
+            None => offered,
+        };
         let new = Published { path: event.path.clone(), kind: event.kind(), sha256: event.sha256, offered };
         let said = format!(
             "log #{version} {:?} {}={} replaces {}{}",
