@@ -127,6 +127,8 @@ pub fn ask(row: Option<&Row>, disk: OnDisk, last: Option<&Last>, terms: Terms<'_
     };
     let Some(last) = last else {
         return match (disk, same) {
+            // The path's last message is no event; before it the path had just this.
+            (OnDisk::File(..), _) if terms.known.is_old() => Asked::Nothing,
             (OnDisk::File(sha256, _), _) => Asked::Offer { kind, sha256, replaces: Version::ZERO, was },
             (OnDisk::Absent, Some(row)) => publish_row(row, Version::ZERO),
             (OnDisk::Absent, None) => Asked::Nothing,
@@ -291,6 +293,8 @@ mod tests {
         for (row, disk, last, known, expected) in [
             (None, file("a", 1), None, Known::No, publish(Added, "a", 0, None)),
             (None, OnDisk::Absent, None, Known::No, Asked::Nothing),
+            (None, file("a", 1), None, Known::Yes, Asked::Nothing),
+            (present.clone(), file("a", 1), None, Known::Yes, Asked::Nothing),
             (present.clone(), file("a", 1), None, Known::No, publish(Added, "a", 0, Some(5))),
             (removed.clone(), OnDisk::Absent, None, Known::No, publish(Removed, "a", 0, Some(5))),
             (None, file("a", 1), Some(last(Added, "a", 3)), Known::Yes, Asked::Adopt),

@@ -232,3 +232,34 @@ fn a_root_restored_from_an_older_copy_takes_what_the_log_says() {
     mirror.nodes[0].start_both();
     the_log_won(&mut mirror, events);
 }
+
+#[test]
+fn what_a_restored_root_has_under_a_message_that_is_no_event_is_no_news() {
+    let mut mirror = Mirror::running(&["a", "b"]);
+    write(&mirror.nodes[0].path("p"), b"old");
+    mirror.wait_everywhere("p", b"old");
+    mirror.nodes[1].stop_both();
+    let copy = mirror.dir().join("root-copy");
+    copy_folder(&mirror.nodes[1].root, &copy);
+    mirror.nodes[1].start_both();
+    mirror.wait_ready();
+    write(&mirror.nodes[0].path("p"), b"new");
+    mirror.wait_everywhere("p", b"new");
+    mirror.nats().publish("mirror.media.p", b"no event at all");
+    let head = mirror.nats().log_state().unwrap().last_sequence;
+    let at_head = |mirror: &Mirror| mirror.nodes[1].local_status(Role::Replicator)["version"] == head;
+    wait_until(SOON, "b to be past it", || at_head(&mirror));
+    mirror.nodes[1].stop_both();
+    put_back(&copy, &mirror.nodes[1].root);
+    mirror.nodes[1].start(Role::Replicator);
+    wait_until(SOON, "b to have read the log again", || {
+        at_head(&mirror) && mirror.nodes[1].process(Role::Replicator).log().contains("restored")
+    });
+    let scanned = mirror.nodes[1].run(Role::Watcher, &["scan"]);
+    assert!(scanned.stdout.contains(" 0 published"), "{scanned:?}");
+    assert_eq!(mirror.nats().log_state().unwrap().last_sequence, head);
+    assert_eq!(fs::read(mirror.nodes[0].path("p")).unwrap(), b"new");
+    mirror.nodes[1].start(Role::Watcher);
+    write(&mirror.nodes[0].path("p"), b"newer");
+    mirror.wait_everywhere("p", b"newer");
+}

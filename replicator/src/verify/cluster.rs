@@ -133,6 +133,11 @@ fn say(verdict: &Verdict, records: &[SeenRecord], as_json: bool) {
         return;
     }
     match verdict {
+        Verdict::Equal { nodes: 1, files, version } => {
+            println!(
+                "one node, with {files} files at version {version}: there is no other to compare it with"
+            );
+        }
         Verdict::Equal { nodes, files, version } => {
             println!("{nodes} nodes have the same {files} files, at version {version}");
             for NodeRecord { node, diverged, .. } in records.iter().map(|seen| &seen.record) {

@@ -7,7 +7,8 @@ use tokio::time::Instant;
 
 impl MemoryLog {
     /// A power cut of a broker that acknowledged too early: events above this version are gone, their versions will be given again, and nothing else
-    /// tells of it. Consumers stay where they were, so that they miss what comes under versions they have passed.
+    /// tells of it. Consumers stay where they were, so that they miss what comes under versions they have passed; one that has delivered nothing is
+    /// nowhere yet, and begins anew.
     pub fn rollback(&self, to: Version) {
         self.with(|shared| {
             let gone = shared.events.split_off(&(to.get() + 1));
@@ -18,6 +19,7 @@ impl MemoryLog {
             }
             shared.last = shared.last.min(to.get());
             shared.recent.retain(|_, sequence| *sequence <= to.get());
+            shared.consumers.retain(|_, consumer| consumer.delivered > 0);
         });
     }
 

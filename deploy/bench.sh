@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# Measures this system and its rivals side by side, on the same workloads, in one run.
+#
+#   deploy/bench.sh [--quick] [--turns N] [--side NAME]… [WORKLOAD…]
+#
+# Sides: mediamirror, syncthing, lsyncd (with rsync), floor (a copy that is hashed on both ends). They have their turns one after the other, and every
+# file is hashed at its destination. Builds the programs, gets a nats-server below target/tools, and installs syncthing, lsyncd and rsync from the
+# distribution where they are missing. Prints a table; 1 when a file of ours did not arrive.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+server=$(deploy/nats.sh current)
+missing=()
+for program in syncthing lsyncd rsync; do
+  command -v "$program" >/dev/null || missing+=("$program")
+done
+if ((${#missing[@]})); then
+  echo "installing ${missing[*]}" >&2
+  { apt-get update -q && apt-get install -y -q "${missing[@]}"; } >&2
+fi
+cargo build --release --workspace >&2
+
+exec python3 deploy/bench/run.py --programs target/release --server "$server" "$@"
