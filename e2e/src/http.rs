@@ -92,7 +92,7 @@ impl Http {
         let mut live = Live(BufReader::new(stream));
         let status = live.line().expect("a status");
         assert!(status.contains(" 200 "), "{status}");
-        while live.line().expect("a header") != "" {}
+        while !live.line().expect("a header").is_empty() {}
         live
     }
 

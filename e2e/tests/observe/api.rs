@@ -258,6 +258,28 @@ fn a_backlog_delays_no_answer_for_a_file_that_is_there_and_what_is_parked_is_sai
 }
 
 #[test]
+fn who_waits_is_a_bounded_number_holds_up_nobody_else_and_is_told_when_the_process_ends() {
+    let mut mirror = Mirror::idle(&["a"]);
+    let http = Http::start(&mut mirror.nodes[0], Role::Replicator, &[]);
+    mirror.wait_ready();
+    let wait = move || http.ask_within(2 * SOON, "GET /api/v1/wait?path=absent&timeout=60s");
+    let waiting: Vec<_> = (0..64).map(|_| thread::spawn(wait)).collect();
+    let refused = wait_for(SOON, "all places to be taken", || {
+        let answer = http.get("/api/v1/wait?path=absent&timeout=0s");
+        if answer.status == 503 { Ok(answer) } else { Err(format!("{answer:?}")) }
+    });
+    assert!(refused.headers.contains_key("retry-after"), "{refused:?}");
+    assert_eq!(http.get("/api/v1/nodes").status, 200);
+    let began = Instant::now();
+    assert_eq!(mirror.nodes[0].stop(Role::Replicator).code(), Some(0));
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    for answer in waiting.into_iter().map(|waiting| waiting.join().unwrap()) {
+        assert_eq!(answer.status, 503, "{answer:?}");
+        assert!(answer.headers.contains_key("retry-after"), "{answer:?}");
+    }
+}
+
+#[test]
 fn what_a_token_is_not_for_is_refused_and_without_one_nothing_is_told() {
     let mut mirror = Mirror::idle(&["a"]);
     let tokens = mirror.nodes[0].home.join("tokens");

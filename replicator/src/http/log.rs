@@ -26,14 +26,10 @@ pub async fn answer(State(api): State<Arc<Api>>, uri: Uri) -> Result<Json<Value>
     }
     let sightings = api.sightings()?;
     let page = sightings.log.read(from, limit).await.map_err(away)?;
-    let next = page.last().map_or(from, |last| last.version.next());
-    // Asked first it might be older than the page.
-    let head = sightings
-        .state()
-        .await
-        .map_err(away)?
-        .last
-        .max(page.last().map_or(Version::ZERO, |last| last.version));
+    let last = page.last().map(|last| last.version);
+    let next = last.map_or(from, Version::next);
+    // What was seen of the log's end may be a little older than the page.
+    let head = sightings.state().await.map_err(away)?.last.max(last.unwrap_or_default());
     let events: Vec<Value> = page.iter().map(log_command::json).collect();
     Ok(Json(json!({ "events": events, "next": next, "head": head })))
 }

@@ -185,8 +185,10 @@ fn lacks(target: Target, created: &StreamCreated, seen: &SeenRecord, now: Timest
         Target::Unpublished => return Some(Why::Unpublished),
         Target::Removed(_) => return Some(Why::Removed),
     };
-    if record.stream_created.as_ref() != Some(created) {
-        return Some(Why::OtherLog);
+    match &record.stream_created {
+        None => return Some(behind(record)),
+        Some(theirs) if theirs != created => return Some(Why::OtherLog),
+        Some(_) => {}
     }
     // The version passes what is parked.
     if record.parked_at.contains(&version) {
@@ -272,7 +274,8 @@ mod tests {
             (node("a", in_backlog), 10, Some(Why::Behind(v(2), None))),
             (down("a"), 9, Some(Why::Down(16))),
             (node("a", |r| r.state = NodeRunState::Stopping), 9, Some(Why::Stopped)),
-            (node("a", |r| r.stream_created = None), 9, Some(Why::OtherLog)),
+            // It has not read any log yet.
+            (node("a", |r| r.stream_created = None), 9, Some(Why::Behind(v(9), None))),
             (node("a", |r| r.stream_created = Some(created(2))), 9, Some(Why::OtherLog)),
             (parked("a", &[9, 7], 2), 9, Some(Why::Parked)),
             (parked("a", &[9, 7], 2), 8, None),
