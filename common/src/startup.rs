@@ -4,7 +4,7 @@ use crate::{
     blobs::{BlobOptions, NatsBlobs},
     broker::{Broker, BrokerError, Caller, ConnectError, Patience},
     exit::{Exit, Failure, Fault},
-    http::Serving,
+    http::{Routes, Serving},
     index::{Index, IndexError},
     limits::RateLimit,
     local_lock::{LocalLock, LockError},
@@ -292,17 +292,19 @@ pub struct Told {
 }
 
 impl Told {
-    /// Begins, once the service has what it needs on this machine. `meter`: what its content passes through.
+    /// Begins, once the service has what it needs on this machine. `meter`: what its content passes through. `routes`: what it answers
+    /// over HTTP of its own.
     pub async fn start(
         settings: &Settings,
         role: Role,
         max_lag: Duration,
         meter: RateLimit,
         stop: &CancellationToken,
+        routes: Routes,
     ) -> Result<Self, Failure> {
         let vitals = Vitals::new(role, max_lag, meter, settings.notify.as_ref(), stop.clone());
         let vitals = Arc::new(vitals);
-        let http = Serving::start(&settings.http, role, &vitals).await?;
+        let http = Serving::start(&settings.http, role, &vitals, routes).await?;
         vitals.ready();
         let (stop, told) = (stop.clone(), Arc::clone(&vitals));
         let stopping = tokio::spawn({

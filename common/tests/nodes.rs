@@ -37,6 +37,7 @@ fn record(node: &str, role: Role, instance: &str) -> NodeRecord {
         beyond: vec![],
         pending: 0,
         parked: 0,
+        parked_at: Vec::new(),
         digest: "0".into(),
         files: 0,
         bytes: 0,

@@ -3,7 +3,7 @@
 use crate::{node::Node, node::Role, wait::SOON, wait::wait_for};
 use std::{
     collections::BTreeMap,
-    io::{Read, Write},
+    io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpStream},
     time::Duration,
 };
@@ -70,10 +70,40 @@ impl Http {
         self.try_ask(request, headers).unwrap_or_else(|e| panic!("{request}: {e}"))
     }
 
+    /// The same where the answer may take longer.
+    ///
+    /// # Panics
+    /// When there is none within `limit`.
+    pub fn ask_within(&self, limit: Duration, request: &str) -> Answer {
+        self.try_ask_within(limit, request, &[]).unwrap_or_else(|e| panic!("{request}: {e}"))
+    }
+
+    /// Follows server-sent events. What the answer begins with is read, the rest by [`Live::take`].
+    ///
+    /// # Panics
+    /// When there is no answer, or another than 200.
+    pub fn follow(&self, path: &str, headers: &[&str]) -> Live {
+        let mut stream = TcpStream::connect(self.0).expect("a connection");
+        stream.set_read_timeout(Some(PATIENCE)).expect("set");
+        // An answer to HTTP/1.0 is not cut into chunks.
+        let mut head = format!("GET {path} HTTP/1.0\r\nHost: {}\r\n", self.0);
+        headers.iter().for_each(|header| head += &format!("{header}\r\n"));
+        stream.write_all(format!("{head}\r\n").as_bytes()).expect("a request");
+        let mut live = Live(BufReader::new(stream));
+        let status = live.line().expect("a status");
+        assert!(status.contains(" 200 "), "{status}");
+        while !live.line().expect("a header").is_empty() {}
+        live
+    }
+
     fn try_ask(&self, request: &str, headers: &[&str]) -> Result<Answer, String> {
+        self.try_ask_within(PATIENCE, request, headers)
+    }
+
+    fn try_ask_within(&self, limit: Duration, request: &str, headers: &[&str]) -> Result<Answer, String> {
         let text = |error: std::io::Error| error.to_string();
         let mut stream = TcpStream::connect(self.0).map_err(text)?;
-        stream.set_read_timeout(Some(PATIENCE)).map_err(text)?;
+        stream.set_read_timeout(Some(limit)).map_err(text)?;
         let mut head = format!("{request} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n", self.0);
         headers.iter().for_each(|header| head += &format!("{header}\r\n"));
         stream.write_all(format!("{head}\r\n").as_bytes()).map_err(text)?;
@@ -102,6 +132,48 @@ impl Http {
             let same = answer.status == status && answer.reasons() == reasons;
             if same { Ok(answer) } else { Err(format!("{answer:?}")) }
         })
+    }
+}
+
+/// Server-sent events that are being followed.
+pub struct Live(BufReader<TcpStream>);
+
+/// One of them.
+#[derive(Debug)]
+pub struct LiveEvent {
+    /// Its name, where it has one.
+    pub event: Option<String>,
+    /// Its version.
+    pub id: Option<u64>,
+    /// What it says.
+    pub data: serde_json::Value,
+}
+
+impl Live {
+    /// The next one; `None`: the stream has ended.
+    ///
+    /// # Panics
+    /// When nothing comes for 10 s.
+    pub fn take(&mut self) -> Option<LiveEvent> {
+        let mut fields = BTreeMap::new();
+        loop {
+            let line = self.line()?;
+            match line.split_once(": ") {
+                Some((name, value)) => _ = fields.insert(name.to_owned(), value.to_owned()),
+                // The end of one that says something; others are about the stream itself.
+                None if line.is_empty() && fields.contains_key("data") => break,
+                None => fields.clear(),
+            }
+        }
+        let data = serde_json::from_str(&fields["data"]).expect("JSON");
+        let id = fields.get("id").map(|id| id.parse().expect("a version"));
+        Some(LiveEvent { event: fields.remove("event"), id, data })
+    }
+
+    fn line(&mut self) -> Option<String> {
+        let mut line = String::new();
+        let length = self.0.read_line(&mut line).expect("a line in time");
+        (length > 0).then(|| line.trim_end_matches(['\r', '\n']).to_owned())
     }
 }
 

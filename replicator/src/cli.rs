@@ -1,6 +1,9 @@
 //! What the user typed, and which command it is.
 
-use crate::{commands, doctor, history, history::Which, log_command, nodes, parked, replay, restore, verify};
+use crate::wait::{Enough, Wanted, What};
+use crate::{
+    commands, doctor, history, history::Which, log_command, nodes, parked, replay, restore, verify, wait,
+};
 use clap::{Args, Parser, Subcommand};
 use common::{
     event::Version,
@@ -117,6 +120,24 @@ enum Command {
         #[command(flatten)]
         watch: WatchArgs,
     },
+    /// Wait until a file is on the nodes that live; 0: it is, 1: it cannot be applied on one that is needed, 4: time is up
+    Wait {
+        /// Its path, relative to the root: what the log says of it last
+        #[arg(required_unless_present = "version")]
+        path: Option<MediaPath>,
+        /// The event of this version instead
+        #[arg(long, value_name = "N", conflicts_with = "path", value_parser = clap::value_parser!(u64).range(1..))]
+        version: Option<u64>,
+        /// On how many nodes: a number, or all
+        #[arg(long, value_name = "all|N", default_value = "all")]
+        nodes: Enough,
+        /// How long to wait [default: 10s]
+        #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "10s", hide_default_value = true)]
+        timeout: Duration,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Events that cannot be applied here
     Parked {
         #[command(subcommand)]
@@ -224,6 +245,13 @@ async fn dispatch(command: Command, settings: Settings, layers: Layers) -> Resul
         Command::Verify { repair, timeout, blobs, json, watch, .. } => {
             let wanted = verify::Wanted { repair, timeout, blobs, json };
             verify::run(settings, watch.resolve(&layers)?, wanted).await
+        }
+        Command::Wait { path, version, nodes, timeout, json } => {
+            let what = match (path, version) {
+                (Some(path), _) => What::Path(path),
+                (None, version) => What::Version(Version::new(version.unwrap_or_default())),
+            };
+            wait::run(&settings, &Wanted { what, enough: nodes, timeout }, json).await
         }
         Command::Parked { action, json } => parked::run(&settings, action, json).await,
         Command::Node { action: NodeAction::Remove { name } } => nodes::remove(&settings, &name).await,

@@ -1,6 +1,7 @@
 //! The commands that work on this node, each from settings to an exit code.
 
 use crate::{
+    http::Api,
     node::{ApplyError, Node, Parts},
     plan::Removals,
     scrub,
@@ -59,7 +60,9 @@ pub async fn run(settings: Settings, run: Run) -> Result<Exit, Failure> {
     let stop = stop_on_signals().map_err(|error| Failure::new(Exit::Failed, error))?;
     let local = Local::open(&settings, Role::Replicator, Some(&stop)).await?;
     let limit = RateLimit::new(run.transfer.limit.map(|size| size.bytes()));
-    let told = Told::start(&settings, Role::Replicator, run.max_lag, limit.clone(), &stop).await?;
+    let api = Api::new(stop.clone());
+    let told =
+        Told::start(&settings, Role::Replicator, run.max_lag, limit.clone(), &stop, api.routes()).await?;
     let waiting = told.vitals.while_waiting(connect_service(&settings, Role::Replicator, &stop));
     let Some(broker) = waiting.await? else {
         told.end().await;
@@ -70,6 +73,10 @@ pub async fn run(settings: Settings, run: Run) -> Result<Exit, Failure> {
     let done = async {
         let Some((node, reporter)) = told.vitals.while_waiting(begin).await? else { return Ok(Exit::Done) };
         tracing::info!(root = %local.root.path().display(), mirror = %settings.mirror, node = %settings.node, "replicating");
+        told.vitals.reported_by(&reporter);
+        if let Some(bucket) = reporter.bucket() {
+            api.reached(node.log.clone(), bucket);
+        }
         let _probe = probe::start(&told.vitals, node.log.clone());
         let _neighbours =
             reporter.bucket().map(|bucket| neighbours::start(&told.vitals, bucket, node.name.clone()));

@@ -1,4 +1,4 @@
-//! `replicator log`: the log, for people and for programs. It only reads.
+//! `replicator log`: the log, for people and for programs (HTTP has the same form). It only reads.
 
 use crate::cli::Window;
 use common::{
@@ -57,7 +57,7 @@ async fn print(log: &JetStreamLog, wanted: &Wanted) -> Result<(), Failure> {
         };
         let mut out = io::stdout().lock();
         for logged in page.iter().take_while(|logged| logged.version <= to) {
-            match writeln!(out, "{}", if wanted.json { json(logged) } else { text(logged) }) {
+            match writeln!(out, "{}", if wanted.json { json(logged).to_string() } else { text(logged) }) {
                 // Whoever read us has seen enough.
                 Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
                 written => written.map_err(|error| Failure::new(Exit::Failed, error))?,
@@ -82,7 +82,7 @@ async fn page(
 }
 
 /// The payload with `version` and `time`; of a message that is no event, its subject and why.
-fn json(logged: &Logged) -> String {
+pub fn json(logged: &Logged) -> serde_json::Value {
     let mut line = match serde_json::from_slice(&logged.payload) {
         Ok(serde_json::Value::Object(payload)) => payload,
         _ => serde_json::Map::new(),
@@ -93,7 +93,7 @@ fn json(logged: &Logged) -> String {
         line.insert("subject".into(), logged.subject.as_str().into());
         line.insert("invalid".into(), invalid.to_string().into());
     }
-    serde_json::Value::Object(line).to_string()
+    serde_json::Value::Object(line)
 }
 
 fn text(logged: &Logged) -> String {

@@ -79,18 +79,28 @@ impl Tracker {
         (self.version, self.at_version.as_ref())
     }
 
-    /// Ranges applied past the version, ascending, the first [`BEYOND`]. An event in between that was never delivered does not part two ranges.
+    /// Ranges applied past the version, ascending, the newest [`BEYOND`]: those who wait for a file wait for a new one. An event in between that was never delivered does not part two ranges;
+    /// one that is in work does, and what is still to be read.
     pub fn beyond(&self) -> Vec<(Version, Version)> {
         let mut ranges: Vec<(Version, Version)> = Vec::new();
-        for &version in self.done.keys() {
+        for &version in self.done.keys().rev() {
             let full = ranges.len() == BEYOND;
             match ranges.last_mut() {
-                Some((_, end)) if self.working.range(*end..version).next().is_none() => *end = version,
+                Some((start, _)) if !self.lacks_between(version, *start) => *start = version,
                 _ if full => break,
                 _ => ranges.push((version, version)),
             }
         }
+        ranges.reverse();
         ranges
+    }
+
+    fn lacks_between(&self, done: Version, later: Version) -> bool {
+        let unread = self.reading.is_some_and(|(from, to)| {
+            let first = from.max(done.next());
+            first <= to && first < later
+        });
+        unread || self.working.range(done..later).next().is_some()
     }
 }
 
@@ -135,6 +145,18 @@ mod tests {
         assert_eq!(tracker.version().0, v(12));
     }
 
+    #[test]
+    fn what_is_still_to_be_read_is_in_no_range() {
+        let mut tracker = Tracker::new(v(0), None);
+        tracker.read_after(v(10));
+        [2, 4, 12].into_iter().for_each(|n| tracker.begin(v(n)));
+        tracker.read_up_to(v(6));
+        [4, 12].into_iter().for_each(|n| tracker.end(landmark(n)));
+        assert_eq!(tracker.beyond(), vec![(v(4), v(4)), (v(12), v(12))]);
+        tracker.read_up_to(v(11));
+        assert_eq!(tracker.beyond(), vec![(v(4), v(12))]);
+    }
+
     /// Its consumer has delivered up to 5 of a log that was rolled back to 3, so it will not deliver the next 4 and 5.
     #[test]
     fn the_version_does_not_pass_what_a_consumer_ahead_of_its_log_leaves_out() {
@@ -177,6 +199,8 @@ mod tests {
         for n in (2..=400).step_by(2) {
             tracker.end(landmark(n));
         }
-        assert_eq!(tracker.beyond().len(), BEYOND);
+        let ranges = tracker.beyond();
+        assert_eq!((ranges.len(), ranges[BEYOND - 1]), (BEYOND, (v(400), v(400))));
+        assert!(ranges.is_sorted());
     }
 }

@@ -9,6 +9,7 @@ use common::{
     blobs::NatsBlobs,
     broker::Broker,
     exit::{Exit, Failure, Fault},
+    http::Routes,
     index::HeldCount,
     limits::RateLimit,
     log::JetStreamLog,
@@ -89,7 +90,8 @@ pub async fn run(
     let stop = stop_on_signals().map_err(|error| Failure::new(Exit::Failed, error))?;
     let local = Local::open(&settings, Role::Watcher, Some(&stop)).await?;
     let limit = RateLimit::new(transfer.limit.map(|size| size.bytes()));
-    let told = Told::start(&settings, Role::Watcher, max_lag, limit.clone(), &stop).await?;
+    let told =
+        Told::start(&settings, Role::Watcher, max_lag, limit.clone(), &stop, Routes::default()).await?;
     let ground = ground(&local, &watch, Arc::clone(&told.vitals))?;
     let rules = ground.rules.clone();
     // Kept apart, so that it is left in order also when it was reached and not yet of use.
@@ -105,6 +107,7 @@ pub async fn run(
         if !claim.await.map_err(ServiceError::from)? {
             return Ok(None);
         }
+        told.vitals.reported_by(&reporter);
         let bucket = reporter.bucket();
         probing.get_or_init(|| {
             let neighbours =

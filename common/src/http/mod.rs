@@ -1,13 +1,17 @@
-//! HTTP of both processes: health and metrics. On loopback whoever can connect may ask; elsewhere a token is needed.
+//! HTTP of both processes: health, metrics, the node's record, and what a process adds of its own. On loopback whoever can connect may ask; elsewhere a
+//! token is needed.
 //!
 //! `/healthz` (also `/livez`): the process works, or should be started anew. `/readyz`: it does its work in time, or why not. `/metrics`: the numbers.
+//! `/api/v1/status`: the record.
 
 mod problem;
+mod query;
 mod serve;
 mod tokens;
 
 pub use problem::Problem;
-pub use tokens::{TokenError, Tokens};
+pub use query::{Query, refused};
+pub use tokens::{Scope, Scopes, TokenError, Tokens};
 
 use crate::{
     exit::{Exit, Failure, Fault},
@@ -19,7 +23,7 @@ use axum::{
     Json, Router,
     extract::{Request, State},
     http::{
-        HeaderName, StatusCode, Uri,
+        HeaderName, HeaderValue, StatusCode, Uri,
         header::{CACHE_CONTROL, CONTENT_TYPE, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS},
     },
     middleware::{self, Next},
@@ -35,8 +39,13 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 /// Who asks for these needs no token: a load balancer has none, and they say nothing about files.
 const OPEN: [&str; 3] = ["/healthz", "/livez", "/readyz"];
-/// Answers are of this moment.
-const NOT_KEPT: [(HeaderName, &str); 2] = [(CACHE_CONTROL, "no-store"), (X_CONTENT_TYPE_OPTIONS, "nosniff")];
+/// Answers are of this moment, unless they say otherwise.
+const USUAL: [(HeaderName, HeaderValue); 2] = [
+    (CACHE_CONTROL, HeaderValue::from_static("no-store")),
+    (X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+];
+/// Seconds after which one may ask again for what a process does not know yet.
+pub const ASK_AGAIN: u64 = 2;
 
 /// The port that was asked for cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +65,20 @@ impl Fault for ListenError {
     }
 }
 
+/// What a process answers of its own. Each of its routes says by [`needs`] what a token has to allow.
+#[derive(Default)]
+pub struct Routes {
+    /// What begins to answer within 10 s.
+    pub in_time: Router,
+    /// What has limits of its own.
+    pub patient: Router,
+}
+
+/// These routes need a token with this scope, where tokens are asked for.
+pub fn needs(scope: Scope, routes: Router) -> Router {
+    routes.route_layer(middleware::from_fn_with_state(scope, permitted))
+}
+
 /// HTTP that is served until it is told to end, or dropped.
 pub struct Serving {
     address: SocketAddr,
@@ -69,6 +92,7 @@ impl Serving {
         settings: &HttpSettings,
         role: Role,
         vitals: &Arc<Vitals>,
+        routes: Routes,
     ) -> Result<Option<Self>, Failure> {
         let tokens = settings.tokens.as_deref().map(Tokens::read).transpose()?;
         let listener = match settings.listen {
@@ -87,7 +111,7 @@ impl Serving {
         let address = listener.local_addr().map_err(|error| Failure::new(Exit::Failed, error))?;
         tracing::info!(%address, "HTTP");
         let stop = CancellationToken::new();
-        let served = serve::serve(listener, router(Arc::clone(vitals), tokens), stop.clone());
+        let served = serve::serve(listener, router(Arc::clone(vitals), tokens, routes), stop.clone());
         let task = AbortOnDropHandle::new(tokio::spawn(served));
         Ok(Some(Self { address, stop, task }))
     }
@@ -114,48 +138,73 @@ pub fn default_address(role: Role) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port))
 }
 
-fn router(vitals: Arc<Vitals>, tokens: Option<Tokens>) -> Router {
+fn router(vitals: Arc<Vitals>, tokens: Option<Tokens>, routes: Routes) -> Router {
+    let status = Router::new().route("/api/v1/status", get(status)).with_state(Arc::clone(&vitals));
     Router::new()
         .route("/healthz", get(alive))
         .route("/livez", get(alive))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
+        .with_state(vitals)
+        .merge(needs(Scope::Read, status))
+        .merge(routes.in_time)
+        .layer(middleware::from_fn(serve::in_time))
+        .merge(routes.patient)
         .fallback(async |uri: Uri| {
             Problem::new(StatusCode::NOT_FOUND, format!("there is nothing at {}", uri.path()))
         })
         .method_not_allowed_fallback(async || {
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this can only be read, with GET or HEAD")
         })
-        .with_state(vitals)
         .layer(middleware::from_fn_with_state(tokens, admitted))
+        .layer(middleware::map_response(usual))
 }
 
-async fn admitted(State(tokens): State<Option<Tokens>>, request: Request, next: Next) -> Response {
-    let open = OPEN.contains(&request.uri().path());
-    if open || tokens.is_none_or(|tokens| tokens.admit(request.headers())) {
+async fn usual(mut answer: Response) -> Response {
+    for (name, value) in USUAL {
+        answer.headers_mut().entry(name).or_insert(value);
+    }
+    answer
+}
+
+async fn admitted(State(tokens): State<Option<Tokens>>, mut request: Request, next: Next) -> Response {
+    if OPEN.contains(&request.uri().path()) {
+        return next.run(request).await;
+    }
+    if let Some(scopes) = tokens.map_or(Some(Scopes::ALL), |tokens| tokens.admit(request.headers())) {
+        request.extensions_mut().insert(scopes);
         return next.run(request).await;
     }
     let problem = Problem::new(StatusCode::UNAUTHORIZED, "a token is needed: Authorization: Bearer …");
     ([(WWW_AUTHENTICATE, "Bearer")], problem).into_response()
 }
 
+async fn permitted(State(scope): State<Scope>, request: Request, next: Next) -> Response {
+    if request.extensions().get::<Scopes>().is_some_and(|scopes| scopes.has(scope)) {
+        return next.run(request).await;
+    }
+    let scope = scope.as_str();
+    Problem::new(StatusCode::FORBIDDEN, format!("the token has not the scope {scope}"))
+        .with("scope", json!(scope))
+        .into_response()
+}
+
 async fn alive(State(vitals): State<Arc<Vitals>>) -> Response {
     if vitals.is_dead() {
         let text = "the loop does not turn";
-        return (NOT_KEPT, Problem::new(StatusCode::SERVICE_UNAVAILABLE, text)).into_response();
+        return Problem::new(StatusCode::SERVICE_UNAVAILABLE, text).into_response();
     }
-    (NOT_KEPT, Json(json!({ "status": "alive" }))).into_response()
+    Json(json!({ "status": "alive" })).into_response()
 }
 
 async fn ready(State(vitals): State<Arc<Vitals>>) -> Response {
     let health = vitals.health();
     let reasons: Value = health.reasons.iter().map(reason).collect();
     if health.verdict != Verdict::Unready {
-        return (NOT_KEPT, Json(json!({ "status": health.verdict, "reasons": reasons }))).into_response();
+        return Json(json!({ "status": health.verdict, "reasons": reasons })).into_response();
     }
     let text: Vec<String> = health.reasons.iter().map(ToString::to_string).collect();
-    let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, text.join("; ")).with("reasons", reasons);
-    (NOT_KEPT, problem).into_response()
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, text.join("; ")).with("reasons", reasons).into_response()
 }
 
 fn reason(reason: &Reason) -> Value {
@@ -172,5 +221,16 @@ fn reason(reason: &Reason) -> Value {
 }
 
 async fn metrics(State(vitals): State<Arc<Vitals>>) -> Response {
-    (NOT_KEPT, [(CONTENT_TYPE, OPEN_METRICS)], vitals.text()).into_response()
+    ([(CONTENT_TYPE, OPEN_METRICS)], vitals.text()).into_response()
+}
+
+/// The record of this process, also while the broker is away.
+async fn status(State(vitals): State<Arc<Vitals>>, uri: Uri) -> Result<Response, Problem> {
+    Query::of(&uri, &[])?;
+    match vitals.record() {
+        Some(record) => Ok(Json(record).into_response()),
+        None => {
+            Err(Problem::passing("the process has not reached the broker since it was started", ASK_AGAIN))
+        }
+    }
 }

@@ -5,7 +5,7 @@ use axum::{
     Router,
     extract::Request,
     http::StatusCode,
-    middleware::{self, Next},
+    middleware::Next,
     response::{IntoResponse, Response},
 };
 use hyper::server::conn::http1;
@@ -42,7 +42,6 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves until `stop`, then lets what is being answered end.
 pub(super) async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
-    let router = router.layer(middleware::from_fn(in_time));
     let (places, mut connections) = (Arc::new(Semaphore::new(CONNECTIONS)), JoinSet::new());
     loop {
         let accepted = async {
@@ -95,7 +94,8 @@ async fn connection(stream: TcpStream, router: Router, stop: CancellationToken) 
     }
 }
 
-async fn in_time(request: Request, next: Next) -> Response {
+/// For routes whose answer has to begin soon.
+pub(super) async fn in_time(request: Request, next: Next) -> Response {
     timeout(ANSWER, next.run(request)).await.unwrap_or_else(|_| {
         let detail = format!("there was no answer within {} s", ANSWER.as_secs());
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).into_response()

@@ -1,4 +1,4 @@
-//! Who may ask: tokens from a file, one a line. Only their hashes are kept, and they are compared in constant time.
+//! Who may ask, and for what: tokens from a file, one a line. Only their hashes are kept, and they are compared in constant time.
 
 use crate::exit::{Exit, Fault};
 use axum::http::{HeaderMap, header::AUTHORIZATION};
@@ -29,6 +29,9 @@ pub enum TokenError {
     /// A line of it is too short.
     #[error("the token file {} has a token of fewer than {LEAST} characters", .0.display())]
     Short(PathBuf),
+    /// A line of it names scopes that there are not.
+    #[error("the token file {} has something else after the token of line {} than scopes", .0.display(), .1)]
+    Scopes(PathBuf, u64),
     /// It has no token.
     #[error("the token file {} has no token", .0.display())]
     Empty(PathBuf),
@@ -43,17 +46,67 @@ impl Fault for TokenError {
         match self {
             Self::Exposed { path, .. } => Some(format!("chmod 600 {}", path.display())),
             Self::Short(_) | Self::Empty(_) => Some("openssl rand -hex 32 makes a token".into()),
+            Self::Scopes(..) => Some("a line is TOKEN, or TOKEN and some of read,write,admin".into()),
             Self::Unreadable(..) => None,
         }
     }
 }
 
-/// The hashes of the tokens.
+/// What a token allows. Each is asked for by itself: none holds another.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Scope {
+    /// To see what the log and the nodes say, file names among it, and contents.
+    Read,
+    /// To upload and to remove.
+    Write,
+    /// To do what an operator does.
+    Admin,
+}
+
+impl Scope {
+    const ALL: [Self; 3] = [Self::Read, Self::Write, Self::Admin];
+
+    /// As in the file.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Write => "write",
+            Self::Admin => "admin",
+        }
+    }
+
+    fn bit(self) -> u8 {
+        1 << self as u8
+    }
+}
+
+/// Some scopes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Scopes(u8);
+
+impl Scopes {
+    const NONE: Self = Self(0);
+    /// Those of a token of which nothing else is said, and of everybody where no token is asked for.
+    pub const ALL: Self = Self(0b111);
+
+    /// Whether this one is among them.
+    pub fn has(self, scope: Scope) -> bool {
+        self.0 & scope.bit() != 0
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let named = |name| Scope::ALL.into_iter().find(|scope| scope.as_str() == name);
+        text.split(',').try_fold(Self::NONE, |all, name| Some(Self(all.0 | named(name)?.bit())))
+    }
+}
+
+/// The hashes of the tokens, and what each allows.
 #[derive(Clone)]
-pub struct Tokens(Vec<[u8; 32]>);
+pub struct Tokens(Vec<([u8; 32], Scopes)>);
 
 impl Tokens {
-    /// Reads the file. Empty lines, and those that begin with `#`, are none.
+    /// Reads the file: a token a line, and after a space its scopes, `read,write` for example; without them it has all. Empty lines, and those that begin
+    /// with `#`, are none.
     pub fn read(path: &Path) -> Result<Self, TokenError> {
         let unreadable = |error| TokenError::Unreadable(path.into(), error);
         let mode = fs::metadata(path).map_err(unreadable)?.mode() & 0o7777;
@@ -61,29 +114,36 @@ impl Tokens {
             return Err(TokenError::Exposed { path: path.into(), mode });
         }
         let text = fs::read_to_string(path).map_err(unreadable)?;
-        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
-        let tokens: Vec<&str> = lines.collect();
-        if tokens.iter().any(|token| token.len() < LEAST) {
-            return Err(TokenError::Short(path.into()));
+        let mut tokens = Vec::new();
+        for (number, line) in (1..).zip(text.lines().map(str::trim)) {
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            let (token, scopes) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
+            if token.len() < LEAST {
+                return Err(TokenError::Short(path.into()));
+            }
+            let scopes = match scopes.trim() {
+                "" => Scopes::ALL,
+                scopes => Scopes::parse(scopes).ok_or(TokenError::Scopes(path.into(), number))?,
+            };
+            tokens.push((hash(token), scopes));
         }
-        match tokens.is_empty() {
-            true => Err(TokenError::Empty(path.into())),
-            false => Ok(Self(tokens.into_iter().map(hash).collect())),
-        }
+        if tokens.is_empty() { Err(TokenError::Empty(path.into())) } else { Ok(Self(tokens)) }
     }
 
-    /// Whether a request bears one of them.
-    pub fn admit(&self, headers: &HeaderMap) -> bool {
-        let Some(given) = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()) else {
-            return false;
-        };
-        let Some((scheme, token)) = given.split_once(' ') else { return false };
+    /// What a request may do that bears one of them; `None`: it bears none.
+    pub fn admit(&self, headers: &HeaderMap) -> Option<Scopes> {
+        let given = headers.get(AUTHORIZATION)?.to_str().ok()?;
+        let (scheme, token) = given.split_once(' ')?;
         let given = hash(token.trim());
         // All are compared, and each to its end: how long it takes says nothing.
-        let same =
-            |known: &[u8; 32]| known.iter().zip(&given).fold(0, |differ, (a, b)| differ | (a ^ b)) == 0;
-        let found = self.0.iter().fold(false, |found, known| found | same(known));
-        found && scheme.eq_ignore_ascii_case("bearer")
+        let differ = |known: &[u8; 32]| known.iter().zip(&given).fold(0, |differ, (a, b)| differ | (a ^ b));
+        let found = self.0.iter().fold(Scopes::NONE, |found, (known, scopes)| {
+            let same = u8::from(differ(known) == 0);
+            Scopes(found.0 | (scopes.0 * same))
+        });
+        (found != Scopes::NONE && scheme.eq_ignore_ascii_case("bearer")).then_some(found)
     }
 }
 
@@ -104,21 +164,33 @@ mod tests {
         Tokens::read(file.path())
     }
 
+    const FILE: &str =
+        "# tokens\n\n0123456789abcdef\n fedcba9876543210 read \nwrite-and-admin-0\twrite,admin\n";
+
     #[test]
-    fn who_bears_a_token_of_the_file_may_ask_and_nobody_else() {
-        let tokens = read("# tokens\n\n0123456789abcdef\n fedcba9876543210 \n", 0o600).expect("tokens");
+    fn who_bears_a_token_of_the_file_may_do_what_it_is_for_and_nobody_else_anything() {
+        let tokens = read(FILE, 0o600).expect("tokens");
         let admits = |value: &str| {
             let mut headers = HeaderMap::new();
             headers.insert(AUTHORIZATION, value.parse().expect("a value"));
-            tokens.admit(&headers)
+            let scopes = tokens.admit(&headers)?;
+            Some(Scope::ALL.map(|scope| scopes.has(scope)))
         };
-        assert!(admits("Bearer 0123456789abcdef") && admits("bearer fedcba9876543210"));
-        for wrong in
-            ["", "Bearer", "Bearer ", "Bearer 0123456789abcde", "Basic 0123456789abcdef", "0123456789abcdef"]
-        {
-            assert!(!admits(wrong), "{wrong}");
+        for (value, expected) in [
+            ("Bearer 0123456789abcdef", Some([true, true, true])),
+            ("bearer fedcba9876543210", Some([true, false, false])),
+            ("Bearer write-and-admin-0", Some([false, true, true])),
+            ("", None),
+            ("Bearer", None),
+            ("Bearer ", None),
+            ("Bearer 0123456789abcde", None),
+            ("Basic 0123456789abcdef", None),
+            ("0123456789abcdef", None),
+            ("Bearer fedcba9876543210 read", None),
+        ] {
+            assert_eq!(admits(value), expected, "{value}");
         }
-        assert!(!tokens.admit(&HeaderMap::new()));
+        assert_eq!(tokens.admit(&HeaderMap::new()), None);
     }
 
     #[test]
@@ -126,6 +198,10 @@ mod tests {
         assert!(matches!(read("0123456789abcdef", 0o644), Err(TokenError::Exposed { .. })));
         assert!(matches!(read("short", 0o600), Err(TokenError::Short(_))));
         assert!(matches!(read("# nothing\n", 0o600), Err(TokenError::Empty(_))));
+        for scopes in ["reed", "read,", "read write", "Read"] {
+            let read = read(&format!("0123456789abcdef\nfedcba9876543210 {scopes}\n"), 0o600);
+            assert!(matches!(read, Err(TokenError::Scopes(_, 2))), "{scopes}");
+        }
         assert!(matches!(Tokens::read(Path::new("/nowhere")), Err(TokenError::Unreadable(..))));
     }
 }

@@ -25,7 +25,7 @@ pub fn unsigned(row: &Sql, column: &str) -> Read<u64> {
     Ok(row.get::<_, i64>(column)?.cast_unsigned())
 }
 
-fn version(row: &Sql, column: &str) -> Read<Version> {
+pub fn version(row: &Sql, column: &str) -> Read<Version> {
     Ok(Version::new(unsigned(row, column)?))
 }
 

@@ -236,6 +236,15 @@ impl Index {
         self.count("SELECT count(*) FROM parked")
     }
 
+    /// Where the newest parked events stand in the log, newest first, at most `limit`.
+    pub fn parked_at(&self, limit: usize) -> Result<Vec<Version>, IndexError> {
+        self.read(|conn| {
+            let mut query = conn.prepare_cached("SELECT seq FROM parked ORDER BY seq DESC LIMIT ?1")?;
+            let found = query.query_map(params![sql(limit as u64)], |row| version(row, "seq"))?;
+            Ok(found.collect::<Result<_, _>>()?)
+        })
+    }
+
     /// How many paths the index knows as present, of whatever generation.
     pub fn present_count(&self) -> Result<u64, IndexError> {
         self.count("SELECT count(*) FROM rows WHERE state = 1")

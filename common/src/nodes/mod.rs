@@ -10,7 +10,7 @@ mod survey;
 pub use bucket::{NodeBucket, SeenRecord};
 pub use claim::{Claim, ClaimError, instance_of};
 pub use reporter::{Identity, Progress, ReportError, Reporter};
-pub use survey::{Comparison, Survey, compare, is_settled};
+pub use survey::{Comparison, Survey, compare, is_down, is_settled};
 
 use crate::{
     event::{StreamCreated, Version},
@@ -27,6 +27,8 @@ pub const DOWN: Duration = Duration::from_secs(15);
 pub const HEARTBEAT: Duration = Duration::from_secs(5);
 /// And at most this often, when it changes.
 pub const CHANGES: Duration = Duration::from_millis(200);
+/// Parked events that a record names at most.
+pub const MAX_PARKED: usize = 64;
 /// Hashes that a node asks for at once.
 pub const MAX_WANTED: usize = 1000;
 
@@ -118,6 +120,9 @@ pub struct NodeRecord {
     pub pending: u64,
     /// Events set aside.
     pub parked: u64,
+    /// Where the newest 64 of them stand in the log, newest first.
+    #[serde(default)]
+    pub parked_at: Vec<Version>,
     /// Over the paths that this node has applied.
     pub digest: String,
     /// How many those are.
@@ -196,7 +201,8 @@ mod tests {
             head: Version::new(9),
             beyond: vec![(Version::new(9), Version::new(9))],
             pending: 1,
-            parked: 0,
+            parked: 1,
+            parked_at: vec![Version::new(5)],
             digest: "00".into(),
             files: 1,
             bytes: 2,
@@ -225,6 +231,7 @@ mod tests {
             "beyond",
             "pending",
             "parked",
+            "parked_at",
             "digest",
             "files",
             "bytes",

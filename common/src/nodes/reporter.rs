@@ -2,7 +2,8 @@
 //! stalled loop looks stalled.
 
 use super::{
-    CHANGES, Claim, ClaimError, Diverged, HEARTBEAT, NodeBucket, NodeRecord, NodeRunState, Role, Underway,
+    CHANGES, Claim, ClaimError, Diverged, HEARTBEAT, MAX_PARKED, NodeBucket, NodeRecord, NodeRunState, Role,
+    Underway,
 };
 use crate::{
     broker::{BrokerError, Connection},
@@ -96,13 +97,23 @@ pub struct Reporter {
     started: Timestamp,
     claim: Option<Claim>,
     last: Option<(Instant, NodeRecord)>,
+    /// What it would write now, for who asks this process itself.
+    now: watch::Sender<Option<NodeRecord>>,
 }
 
 impl Reporter {
     /// Reports nothing yet. A command that is no service never does.
     pub fn new(connection: watch::Receiver<Connection>, identity: Identity) -> Self {
         let boot = format!("{:016x}", rand::random::<u64>());
-        Self { connection, identity, boot, started: Timestamp::now(), claim: None, last: None }
+        Self {
+            connection,
+            identity,
+            boot,
+            started: Timestamp::now(),
+            claim: None,
+            last: None,
+            now: watch::Sender::default(),
+        }
     }
 
     /// Takes the node's name for this process. A broker that does not answer is asked again until `stop`, with one warning; one that has lost the bucket since it
@@ -154,6 +165,11 @@ impl Reporter {
         self.connection.clone()
     }
 
+    /// The record as it would be written now, also while the broker is away; `None`: the loop has not turned yet.
+    pub fn now(&self) -> watch::Receiver<Option<NodeRecord>> {
+        self.now.subscribe()
+    }
+
     /// The bucket that it writes to.
     pub fn bucket(&self) -> Option<NodeBucket> {
         self.claim.as_ref().map(|claim| claim.bucket().clone())
@@ -162,11 +178,14 @@ impl Reporter {
     /// Writes the record if it is time to. A broker that is away is no failure: its age tells.
     pub async fn write(&mut self, index: &Index, root: &Root, progress: Progress) -> Result<(), ReportError> {
         let age = self.last.as_ref().map(|(at, _)| at.elapsed());
-        if self.claim.is_none() || !self.connection.borrow().connected || age.is_some_and(|age| age < CHANGES)
-        {
+        if self.claim.is_none() || age.is_some_and(|age| age < CHANGES) {
             return Ok(());
         }
         let record = self.record(index, root, progress)?;
+        self.now.send_replace(Some(record.clone()));
+        if !self.connection.borrow().connected {
+            return Ok(());
+        }
         let changed = self
             .last
             .as_ref()
@@ -223,6 +242,7 @@ impl Reporter {
             beyond: progress.beyond,
             pending: progress.pending,
             parked: index.parked_count()?,
+            parked_at: index.parked_at(MAX_PARKED)?,
             digest: node.digest.to_string(),
             files: node.files,
             bytes: node.bytes,

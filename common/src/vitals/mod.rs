@@ -20,7 +20,7 @@ use crate::{
     event::Version,
     index::{Index, IndexError},
     limits::RateLimit,
-    nodes::{NodeRunState, Progress, Role, Underway},
+    nodes::{NodeRecord, NodeRunState, Progress, Reporter, Role, Underway},
     root::Root,
     settings::NotifySettings,
     time::Timestamp,
@@ -92,6 +92,7 @@ pub struct Vitals {
     stop: CancellationToken,
     notify: Option<Notify>,
     connection: OnceLock<watch::Receiver<Connection>>,
+    record: OnceLock<watch::Receiver<Option<NodeRecord>>>,
     meter: RateLimit,
     done: AtomicU64,
     seen: Mutex<Seen>,
@@ -136,6 +137,7 @@ impl Vitals {
             stop,
             notify,
             connection: OnceLock::new(),
+            record: OnceLock::new(),
             meter,
             done: AtomicU64::new(0),
             seen: Mutex::new(seen),
@@ -171,6 +173,22 @@ impl Vitals {
         // A second connection would be to the same broker.
         let _ = self.connection.set(broker.connection());
         broker.durable().into_iter().for_each(|durable| self.metrics.set_durable(durable));
+    }
+
+    /// The loop reports from now on.
+    pub fn reported_by(&self, reporter: &Reporter) {
+        // A second one would report of the same process.
+        let _ = self.record.set(reporter.now());
+    }
+
+    /// The record of this process as it is now; `None`: it has not reached the broker since it was started.
+    pub fn record(&self) -> Option<NodeRecord> {
+        self.record.get()?.borrow().clone()
+    }
+
+    /// The process is told to end when this is cancelled.
+    pub fn stop(&self) -> &CancellationToken {
+        &self.stop
     }
 
     /// Something got done: an event or a path has come to its end.

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod alerts;
+mod api;
 mod cluster;
 mod health;
 mod numbers;

@@ -1,0 +1,35 @@
+//! `GET /api/v1/log?from=N&limit=M`: a page of the log.
+
+use super::{Api, away};
+use crate::log_command;
+use axum::{Json, extract::State, http::Uri};
+use common::{
+    event::Version,
+    http::{Problem, Query, refused},
+    log::EventLog,
+};
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+/// Events of a page where nothing is said.
+const USUAL: usize = 100;
+/// The most of one page: what one request to the broker gives.
+const MOST: usize = 500;
+
+/// `next` is what to ask for next, and lies above `head` when there is nothing more yet.
+pub async fn answer(State(api): State<Arc<Api>>, uri: Uri) -> Result<Json<Value>, Problem> {
+    let query = Query::of(&uri, &["from", "limit"])?;
+    let from = Version::new(query.get::<u64>("from")?.unwrap_or(1).max(1));
+    let limit = query.get::<usize>("limit")?.unwrap_or(USUAL);
+    if !(1..=MOST).contains(&limit) {
+        return Err(refused("limit", &format!("not from 1 to {MOST}")));
+    }
+    let sightings = api.sightings()?;
+    let page = sightings.log.read(from, limit).await.map_err(away)?;
+    let last = page.last().map(|last| last.version);
+    let next = last.map_or(from, Version::next);
+    // What was seen of the log's end may be a little older than the page.
+    let head = sightings.state().await.map_err(away)?.last.max(last.unwrap_or_default());
+    let events: Vec<Value> = page.iter().map(log_command::json).collect();
+    Ok(Json(json!({ "events": events, "next": next, "head": head })))
+}

@@ -1,0 +1,20 @@
+//! `GET /api/v1/nodes`: the records of all nodes with their ages, as `status --json` has them.
+
+use super::{Api, away};
+use axum::{Json, extract::State, http::Uri};
+use common::{
+    http::{Problem, Query},
+    status::Status,
+    time::Timestamp,
+};
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+pub async fn answer(State(api): State<Arc<Api>>, uri: Uri) -> Result<Json<Value>, Problem> {
+    Query::of(&uri, &[])?;
+    let sightings = api.sightings()?;
+    let (log, records) = tokio::try_join!(sightings.state(), sightings.records()).map_err(away)?;
+    let now = log.now.unwrap_or_else(Timestamp::now);
+    let Status { head, nodes, .. } = Status::new(log.last, records.to_vec(), now, None);
+    Ok(Json(json!({ "head": head, "nodes": nodes })))
+}
