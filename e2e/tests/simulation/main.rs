@@ -33,6 +33,9 @@ const SEEDS: u64 = if cfg!(debug_assertions) { 400 } else { 4000 };
 /// Trials played at once.
 const PLAYERS: usize = 2;
 
+/// Failing seeds that are named besides the first.
+const NAMED: usize = 20;
+
 fn setting(name: &str, default: u64) -> u64 {
     env::var(name)
         .map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name} is not a number: {text}")))
@@ -61,10 +64,13 @@ fn no_interleaving_loses_a_file_or_brings_one_back() {
     let ops = trial::shrink(trial::draw(*seed), failure);
     let (shrunk, trace) = trial::play(&ops);
     let list: Vec<String> = ops.iter().map(|op| format!("{op:?}")).collect();
+    let others: Vec<String> =
+        failed.iter().skip(1).take(NAMED).map(|(seed, failure)| format!("{seed}: {failure}")).collect();
     panic!(
-        "{} of {seeds} seeds fail; the first is {seed}: {failure}\n\nshrunk to {} operations: {}\n{}\n\n{}\n\nreplay it with\n    \
+        "{} of {seeds} seeds fail; the first is {seed}: {failure}\nothers: {}\n\nshrunk to {} operations: {}\n{}\n\n{}\n\nreplay it with\n    \
          MEDIAMIRROR_SIM_START={seed} MEDIAMIRROR_SIM_SEEDS=1 cargo test --release -p mediamirror-e2e --test simulation no_interleaving",
         failed.len(),
+        others.join("; "),
         ops.len(),
         shrunk.unwrap_or_default(),
         list.join("\n"),
