@@ -25,11 +25,11 @@ pub async fn answer(State(api): State<Arc<Api>>, uri: Uri) -> Result<Json<Value>
         return Err(refused("limit", &format!("not from 1 to {MOST}")));
     }
     let sightings = api.sightings()?;
-    let page = sightings.log.read(from, limit).await.map_err(away)?;
+    let seen = sightings.state().await.map_err(away)?.last;
+    // What comes this moment is on the next page; nothing is asked for where nothing is.
+    let page = if from <= seen { sightings.log.read(from, limit).await.map_err(away)? } else { Vec::new() };
     let last = page.last().map(|last| last.version);
-    let next = last.map_or(from, Version::next);
-    // What was seen of the log's end may be a little older than the page.
-    let head = sightings.state().await.map_err(away)?.last.max(last.unwrap_or_default());
+    let (next, head) = (last.map_or(from, Version::next), seen.max(last.unwrap_or_default()));
     let events: Vec<Value> = page.iter().map(log_command::json).collect();
     Ok(Json(json!({ "events": events, "next": next, "head": head })))
 }
