@@ -201,7 +201,7 @@ impl Wire {
         let most = if subject.ends_with('>') { PIPELINE } else { 1 };
         let (mut next, mut guesses) = (from.max(1), most.min(8));
         while messages.len() < count && bytes < max_bytes {
-            let sequences = (next..).take(guesses.min(count - messages.len()));
+            let sequences = (next..=u64::MAX).take(guesses.min(count - messages.len()));
             let answers = stream::iter(sequences).map(|sequence| self.next_of(stream, subject, sequence));
             let answers: Vec<_> = answers.buffered(PIPELINE).try_collect().await?;
             let (asked, before) = (answers.len(), messages.len());
