@@ -42,8 +42,9 @@ pub struct Faults {
     set_back: bool,
     /// The store may lack blobs of events that the log has.
     lacking: bool,
-    /// The log was trimmed since all agreed. What is removed before it is trusted again stays in it, and when its blob is lost as well nobody has the content.
-    trimmed: bool,
+    /// The log was trimmed or rolled back since all agreed. What is removed before it is trusted again stays in it, and what it names anew nobody may have
+    /// any more: when their blobs are lost as well, nobody has the content.
+    forgot: bool,
     /// Copies of a node's root and state, as they were together at an agreement.
     node: Option<(usize, PathBuf, PathBuf)>,
 }
@@ -130,7 +131,7 @@ impl Faults {
                 world.mirror.broker.pause();
                 self.open.push((acts, Open::BrokerStopped));
             }
-            9 if self.broker_is_up() && !self.trimmed => {
+            9 if self.broker_is_up() && !self.forgot => {
                 self.say(world, "blobs lost", "");
                 world.mirror.nats().try_lose_blobs();
                 self.lacking = true;
@@ -162,7 +163,7 @@ impl Faults {
         // Of what stood in a copy the new log knows nothing any more: it would be news.
         self.node = None;
         self.store.clone_from(&copy);
-        self.lacking = false;
+        (self.lacking, self.forgot) = (false, true);
         self.say(world, if copy.is_some() { "log rolled back" } else { "log wiped" }, "");
         world.with_all_paused(|world| {
             world.mirror.broker.kill();
@@ -186,7 +187,7 @@ impl Faults {
             return; // It was wiped a moment ago.
         }
         self.node = None;
-        self.trimmed = true;
+        self.forgot = true;
         let keep = world.rng.random_range(1..KEPT);
         self.say(world, "log trimmed", &format!("to {keep}"));
         world.with_all_paused(|world| {
@@ -199,7 +200,7 @@ impl Faults {
 
     /// Between two agreements: all that was written is in the log.
     pub fn between(&mut self, world: &mut World) {
-        self.trimmed = false;
+        self.forgot = false;
         let any = world.rng.random_range(0..NODES.len());
         let node = match &self.node {
             Some((of, ..)) if world.rng.random_bool(0.5) => *of,
