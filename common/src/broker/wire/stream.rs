@@ -5,9 +5,6 @@ use crate::{broker::BrokerError, time::Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-/// "stream name already in use with a different configuration", and the same from a cluster.
-const NAME_IN_USE: u64 = 10058;
-
 /// A stream as its server describes it.
 #[derive(Clone, Deserialize, Debug)]
 pub struct StreamInfo {
@@ -70,7 +67,12 @@ impl Wire {
         }
         let subject = format!("STREAM.CREATE.{stream}");
         match self.api::<StreamInfo>(("creating stream", stream), &subject, config).await {
-            Ok(_) | Err(BrokerError::Refused { code: NAME_IN_USE, .. }) => self.stream_info(stream).await,
+            Ok(_) => self.stream_info(stream).await,
+            // Another process may have been faster: the name is in use then, or, as 2.9 says it at that moment, its subjects are those of another stream.
+            Err(refused @ BrokerError::Refused { .. }) => match self.stream_info(stream).await {
+                Err(BrokerError::Absent { .. }) => Err(refused),
+                known => known,
+            },
             Err(error) => Err(error),
         }
     }
