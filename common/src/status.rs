@@ -8,7 +8,7 @@ use crate::{
     event::Version,
     exit::Exit,
     index::{Coverage, Index, IndexError, Scrub},
-    nodes::{DOWN, NodeRecord, NodeRunState, Role, SeenRecord, Underway},
+    nodes::{NodeRecord, NodeRunState, Role, SeenRecord, Underway, is_down},
     time::Timestamp,
 };
 use serde::Serialize;
@@ -177,7 +177,7 @@ impl Status {
             let age = now.seconds_since(seen.written).max(0.0);
             let lag = head.get().saturating_sub(seen.record.version.get());
             let lag = if seen.record.role == Role::Replicator { lag } else { 0 };
-            NodeStatus { down: age > DOWN.as_secs_f64(), record: seen.record, age, lag }
+            NodeStatus { down: is_down(&seen, now), record: seen.record, age, lag }
         };
         let mut nodes: Vec<NodeStatus> = records.into_iter().map(judge).collect();
         nodes.sort_by_key(NodeStatus::rank);

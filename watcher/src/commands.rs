@@ -158,7 +158,7 @@ pub async fn scan(
         Ok::<_, Failure>((summary, away))
     }
     .await;
-    bar.end();
+    drop(bar);
     broker.shutdown().await;
     let (summary, away) = ended?;
     say(&summary);
@@ -195,7 +195,7 @@ fn say(summary: &Summary) {
 
 /// How far a scan is: files, bytes, rate, time left.
 struct ScanBar {
-    bar: Arc<Bar>,
+    _bar: Bar,
     _ticker: AbortOnDropHandle<()>,
 }
 
@@ -209,20 +209,16 @@ impl ScanBar {
             }
         };
         let style = bar::style("{bar:24} {files}  {bytes}/{total_bytes}  {bytes_per_sec}  {eta} left");
-        let bar = Arc::new(Bar::show("scanning", 0, style.with_key("files", files)));
-        let ticked = Arc::clone(&bar);
+        let bar = Bar::show("scanning", 0, style.with_key("files", files));
+        let counter = bar.counter().clone();
         let ticker = tokio::spawn(async move {
             loop {
-                ticked.counter().set_length(found.bytes.load(Ordering::Relaxed));
-                ticked.counter().set_position(done.bytes.load(Ordering::Relaxed));
+                counter.set_length(found.bytes.load(Ordering::Relaxed));
+                counter.set_position(done.bytes.load(Ordering::Relaxed));
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         });
-        Self { bar, _ticker: AbortOnDropHandle::new(ticker) }
-    }
-
-    fn end(self) {
-        self.bar.counter().finish_and_clear();
+        Self { _bar: bar, _ticker: AbortOnDropHandle::new(ticker) }
     }
 }
 

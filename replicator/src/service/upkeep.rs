@@ -45,9 +45,8 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
             version: Some(self.tracker.version().0),
             beyond: self.tracker.beyond(),
             pending: self.pending(),
-            diverged: None,
-            underway: None,
             last_error: self.room.reason().or_else(|| self.last_error.clone()),
+            ..Progress::starting()
         });
         reporter.write(&self.node.index, &self.node.root, progress).await?;
         Ok(())

@@ -6,7 +6,7 @@ use common::{
     event::Version,
     exit::{Exit, Failure},
     names::NodeName,
-    nodes::{DOWN, Diverged, NodeBucket, NodeRecord, Role, SeenRecord, is_settled},
+    nodes::{DOWN, Diverged, NodeBucket, NodeRecord, Role, SeenRecord, is_down, is_settled},
     settings::Settings,
     startup::connect_command,
     time::Timestamp,
@@ -90,7 +90,7 @@ fn judge(records: &[SeenRecord], now: Timestamp) -> Verdict {
     let head = records.iter().map(|seen| seen.record.version.max(seen.record.head)).max().unwrap_or_default();
     let why = |seen: &SeenRecord| {
         let record = &seen.record;
-        if now.seconds_since(seen.written) > DOWN.as_secs_f64() {
+        if is_down(seen, now) {
             Some(Why::Down)
         } else if record.stream_created != records[0].record.stream_created {
             Some(Why::OtherLog)
