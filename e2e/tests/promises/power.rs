@@ -79,7 +79,8 @@ fn a_power_cut_while_files_are_placed_loses_nothing_acknowledged() {
             writer.add(&path(i), &bytes_of(round, i));
         }
         writer.add(&format!("only in round {round}"), b"x");
-        mirror.nodes[1].start(Role::Replicator);
+        // It takes some seconds, so that the cut comes in the middle.
+        mirror.nodes[1].start_with(Role::Replicator, &["--download-limit", "8MiB"]);
         let floor = |mirror: &mut Mirror| {
             mirror.nats().consumer("b").map_or(0, |info| info.ack_floor.stream_sequence)
         };
