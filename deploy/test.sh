@@ -17,7 +17,6 @@ case ${1:-} in
   *) echo "usage: deploy/test.sh [--full]" >&2; exit 2 ;;
 esac
 
-NATS_PY=2.16.0
 tools=$PWD/target/tools
 results=$(mktemp)
 scratch=$(mktemp -d)
@@ -57,15 +56,8 @@ cargo clippy --version >/dev/null 2>&1 || rustup component add clippy
 current=$(deploy/nats.sh current)
 oldest=$(deploy/nats.sh oldest)
 echo "oldest nats-server: $oldest"
-export MEDIAMIRROR_TEST_PYTHON=$tools/venv/bin/python
-if ! "$MEDIAMIRROR_TEST_PYTHON" -c "import nats" 2>/dev/null; then
-  python3 -m venv "$tools/venv" 2>/dev/null || {
-    # Debian keeps it in a package of its own.
-    apt-get update -q && apt-get install -y -q python3-venv
-    python3 -m venv "$tools/venv"
-  }
-  "$tools/venv/bin/pip" install --quiet --disable-pip-version-check "nats-py==$NATS_PY"
-fi
+MEDIAMIRROR_TEST_PYTHON=$(deploy/python.sh)
+export MEDIAMIRROR_TEST_PYTHON
 
 # The tests of alerts look for Prometheus on the PATH.
 export PATH=$PATH:$tools/prometheus

@@ -29,6 +29,11 @@ def stat_of(pid):
     return int(fields[1]), sum(int(field) for field in fields[11:15]), int(fields[21])
 
 
+def cpu_of(pid):
+    """CPU seconds of a process that runs."""
+    return stat_of(pid)[1] / TICKS
+
+
 class Meter:
     """Follows a group of processes and whatever they start, from outside."""
 
@@ -80,7 +85,14 @@ class Meter:
         ticks = sum(ticks - self.began.get(pid, 0) for pid, ticks in self.ticks.items())
         return Usage(max(ticks, 0) / TICKS, self.peak * PAGE / 2**20)
 
-    def end(self, patience=15):
+    def peak_of(self, process):
+        """The most memory that one process had, MiB."""
+        for line in Path(f"/proc/{process.pid}/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 1024
+        return 0.0
+
+    def end_all(self, patience=15):
         """Ends all, those started last first."""
         for process in reversed(self.roots):
             process.terminate()
@@ -89,4 +101,9 @@ class Meter:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+        self.roots.clear()
+
+    def end(self):
+        """Ends all, and stops looking."""
+        self.end_all()
         self._stop.set()

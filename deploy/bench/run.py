@@ -1,27 +1,31 @@
 """Runs workloads on all sides in turn, and prints a table with ratios."""
 
 import argparse
+import os
 import platform
 import shutil
 import statistics
+import subprocess
 import sys
 import tempfile
+from datetime import date
 from pathlib import Path
 
-from sides import SIDES, Mediamirror
+from sides import SIDES, Mediamirror, NatsObject
 from workloads import WORKLOADS, NotArrived
+
+DOCUMENT = Path(__file__).parents[2] / "docs/BENCHMARKS.md"
+BEGIN, END = "<!-- figures -->", "<!-- end of figures -->"
 
 
 def play(workload, side, arguments, turn):
     home = Path(tempfile.mkdtemp(prefix=f"bench-{side}-", dir=arguments.scratch)) / "home"
     make = SIDES[side]
-    more = {"programs": arguments.programs, "server": arguments.server} if make is Mediamirror else {}
+    more = {"programs": arguments.programs, "server": arguments.server} if make in (Mediamirror, NatsObject) else {}
     contender = make(home, workload.nodes, **more)
     try:
-        contender.start()
-        contender.meter.mark()
-        result = workload.run(contender, seed=turn * 1000)
-        usage = contender._usage if side == "floor" else contender.meter.usage()
+        result = workload.play(contender, seed=turn * 1000)
+        usage = contender.usage()
         return {**result, "cpu_s": usage.cpu_s, "peak_mib": usage.peak_mib}
     finally:
         contender.stop()
@@ -35,17 +39,45 @@ def middle(results, key):
 
 def row(workload, side, results, ours):
     if not results:
-        return f"| {workload.name} | {side} | did not arrive | | | | |"
+        return f"| {workload.name} | {side} | did not arrive | | | | | |"
     value, base = middle(results, "value"), ours and middle(ours, "value")
     ratio = ""
     if base and side != "mediamirror":
         times = base / value if workload.unit.endswith("/s") else value / base
         ratio = f"{times:.2f} ×"
     p99 = middle(results, "p99")
-    shown = f"{value:,.1f} {workload.unit}" if value < 100 else f"{value:,.0f} {workload.unit}"
+    shown = f"{value:,.2f}" if value < 10 else f"{value:,.1f}" if value < 100 else f"{value:,.0f}"
     tail = f"{p99:,.1f} ms" if p99 else ""
     memory = f"{middle(results, 'peak_mib'):,.0f}" if middle(results, "peak_mib") else ""
-    return f"| {workload.name} | {side} | {shown} | {tail} | {ratio} | {middle(results, 'cpu_s'):.1f} | {memory} |"
+    notes = "; ".join(dict.fromkeys(result["note"] for result in results if "note" in result))
+    cells = [workload.name, side, f"{shown} {workload.unit}", tail, ratio, f"{middle(results, 'cpu_s'):.1f}", memory, notes]
+    return f"| {' | '.join(cells)} |"
+
+
+HEAD = "| workload | side | result | 99th percentile | mediamirror is better by | CPU s | peak MiB | |\n|---|---|---|---|---|---|---|---|"
+
+
+def machine(server, turns):
+    cpu = next((l.split(":")[1].strip() for l in open("/proc/cpuinfo") if l.startswith("model name")), "unknown")
+    flags = next((l for l in open("/proc/cpuinfo") if l.startswith("flags")), "")
+    sha = "with" if "sha_ni" in flags.split() else "without"
+    version = subprocess.run([server, "--version"], capture_output=True, text=True).stdout.strip()
+    return (
+        f"{date.today()}: {os.cpu_count()} × {cpu}, {sha} SHA extensions, {platform.system()} {platform.release()}, {version}, "
+        f"`sync_interval: always`; every figure the median of {turns}."
+    )
+
+
+def write(document, facts, lines):
+    """Puts the figures into the document. Those of workloads that were not played stay."""
+    text = document.read_text()
+    begin, rest = text.split(BEGIN)
+    before, end = rest.split(END)
+    played = {line.split("|")[1].strip() for line in lines}
+    kept = [line for line in before.splitlines()[4:] if line.startswith("|") and line.split("|")[1].strip() not in played]
+    order = [workload.name for workload in WORKLOADS]
+    rows = sorted(kept + lines, key=lambda line: order.index(line.split("|")[1].strip()))
+    document.write_text(begin + BEGIN + f"\n{facts}\n\n{HEAD}\n" + "\n".join(rows) + "\n" + END + end)
 
 
 def main():
@@ -67,22 +99,22 @@ def main():
     sides = arguments.side or list(SIDES)
     lines, failed = [], False
     for workload in chosen:
-        results = {side: [] for side in sides}
+        playing = [side for side in sides if workload.sides is None or side in workload.sides]
+        results = {side: [] for side in playing}
         for turn in range(arguments.turns):
-            for side in sides:
+            for side in playing:
                 try:
                     results[side].append(play(workload, side, arguments, turn))
                 except (NotArrived, TimeoutError) as error:
                     print(f"{workload.name}, {side}: {error}", file=sys.stderr, flush=True)
                     failed |= side == "mediamirror"
-        for side in sides:
+        for side in playing:
             lines.append(row(workload, side, results[side], results.get("mediamirror")))
             print(lines[-1], file=sys.stderr, flush=True)
-    cpu = next((l.split(":")[1].strip() for l in open("/proc/cpuinfo") if l.startswith("model name")), "unknown")
-    print(f"{platform.system()} {platform.release()}, {cpu}, every figure the median of {arguments.turns}\n")
-    print("| workload | side | result | 99th percentile | mediamirror is better by | CPU s | peak MiB |")
-    print("|---|---|---|---|---|---|---|")
-    print("\n".join(lines))
+    facts = machine(arguments.server, arguments.turns)
+    print(f"{facts}\n\n{HEAD}\n" + "\n".join(lines))
+    if not arguments.quick and not arguments.side:
+        write(DOCUMENT, facts, lines)
     return 1 if failed else 0
 
 

@@ -1,5 +1,6 @@
 """Who is compared: this system, its rivals, and the floor. Each keeps `dst` folders equal to `src`."""
 
+import asyncio
 import json
 import os
 import shutil
@@ -55,11 +56,23 @@ class Side:
     def log(self, name):
         return self.home / f"{name}.log"
 
-    def start(self):
+    def launch(self):
+        """Starts what follows files."""
         raise NotImplementedError
+
+    def settle(self):
+        """Waits until what was launched follows files."""
+
+    def halt(self):
+        """Ends what `launch` started: the broker stays, if there is one."""
+        self.meter.end_all()
 
     def stop(self):
         self.meter.end()
+
+    def usage(self):
+        """What all its processes used since the last mark."""
+        return self.meter.usage()
 
     def written(self):
         """The user has written everything."""
@@ -73,8 +86,23 @@ class Mediamirror(Side):
         self.programs, self.server = Path(programs), server
         self.port = free_port()
         self.running = {}
+        self.broker = None
 
-    def start(self):
+    def launch(self):
+        if self.broker is None:
+            self.start_broker()
+        for node in range(len(self.roots)):
+            for program in ("watcher", "replicator"):
+                self.start_one(node, program)
+
+    def settle(self):
+        wait_until("all to be ready", self.is_ready)
+
+    def halt(self):
+        for one in list(self.running):
+            self.stop_one(*one)
+
+    def start_broker(self):
         config = self.home / "nats.conf"
         store = self.home / "nats"
         # The log is durable before it is acknowledged.
@@ -82,12 +110,8 @@ class Mediamirror(Side):
             f'listen: "127.0.0.1:{self.port}"\n'
             f'jetstream {{ store_dir: "{store}", sync_interval: always }}\n'
         )
-        self.meter.start([self.server, "-c", config], self.log("nats"))
+        self.broker = self.meter.start([self.server, "-c", config], self.log("nats"))
         wait_until("nats-server", self.answers)
-        for node in range(len(self.roots)):
-            for program in ("watcher", "replicator"):
-                self.start_one(node, program)
-        wait_until("all to be ready", self.is_ready)
 
     def answers(self):
         with socket.socket() as probe:
@@ -107,13 +131,32 @@ class Mediamirror(Side):
         process.terminate()
         process.wait()
 
+    def wait_published(self, count, limit=900):
+        """Until the log has that many events at least."""
+        wait_until(f"{count} events", lambda: self.head() >= count, limit)
+
+    def head(self):
+        seen = self.status()
+        return max((one["head"] for one in seen or []), default=0)
+
+    def wait_scanned(self):
+        """Seconds that the watcher took to look at everything."""
+        def scanned():
+            lines = self.log("watcher-0").read_text().splitlines() if self.log("watcher-0").exists() else []
+            return [line for line in lines if '"scanned"' in line]
+
+        wait_until("the scan", scanned, 600)
+        return int(json.loads(scanned()[0])["elapsed_ms"]) / 1000
+
     def is_ready(self):
+        seen = self.status()
+        return len(seen) == 2 * len(self.roots) and all(one["state"] == "ready" for one in seen)
+
+    def status(self):
+        """The records of all nodes, as far as they have told."""
         command = [self.programs / "replicator", "status", *self.flags(0), "--json"]
         done = subprocess.run(command, capture_output=True)
-        if done.returncode != 0:
-            return False
-        seen = json.loads(done.stdout)["nodes"]
-        return len(seen) == 2 * len(self.roots) and all(one["state"] == "ready" for one in seen)
+        return json.loads(done.stdout)["nodes"] if done.stdout else []
 
 
 class Syncthing(Side):
@@ -121,7 +164,19 @@ class Syncthing(Side):
 
     name = "syncthing"
 
-    def start(self):
+    def launch(self):
+        if not hasattr(self, "gui"):
+            self.prepare()
+        for node in range(len(self.roots)):
+            command = ["syncthing", "serve", "--no-browser", "--no-restart", f"--home={self.home}/st-{node}"]
+            self.meter.start(command, self.log(f"syncthing-{node}"), env={**os.environ, "STNOUPGRADE": "1"})
+
+    def settle(self):
+        others = len(self.roots) - 1
+        wait_until("syncthing to connect", lambda: all(self.connected(n) == others for n in range(len(self.roots))))
+        time.sleep(2)  # Until its watchers stand: nothing tells.
+
+    def prepare(self):
         self.gui = [free_port() for _ in self.roots]
         self.listen = [free_port() for _ in self.roots]
         ids = []
@@ -133,11 +188,6 @@ class Syncthing(Side):
             ids.append(out.stdout.decode().strip())
         for node, root in enumerate(self.roots):
             self.configure(node, root, ids)
-            command = ["syncthing", "serve", "--no-browser", "--no-restart", f"--home={self.home}/st-{node}"]
-            self.meter.start(command, self.log(f"syncthing-{node}"), env={**os.environ, "STNOUPGRADE": "1"})
-        others = len(self.roots) - 1
-        wait_until("syncthing to connect", lambda: all(self.connected(n) == others for n in range(len(self.roots))))
-        time.sleep(2)  # Until its watchers stand: nothing tells.
 
     def configure(self, node, root, ids):
         devices = "".join(
@@ -173,7 +223,8 @@ class Lsyncd(Side):
 
     name = "lsyncd"
 
-    def start(self):
+    def launch(self):
+        self.log("lsyncd-log").unlink(missing_ok=True)
         config = self.home / "lsyncd.lua"
         syncs = "".join(
             f'sync {{ default.rsync, source="{self.src}", target="{target}", delay=1, rsync={{ archive=true, whole_file=true }} }}\n'
@@ -181,6 +232,8 @@ class Lsyncd(Side):
         )
         config.write_text(f'settings {{ nodaemon=true, logfile="{self.log("lsyncd-log")}" }}\n{syncs}')
         self.meter.start(["lsyncd", "-nodaemon", config], self.log("lsyncd"))
+
+    def settle(self):
         started = lambda: "Finished" in self.log("lsyncd-log").read_text() if self.log("lsyncd-log").exists() else False
         try:
             wait_until("lsyncd's first pass", started, 10)
@@ -188,34 +241,47 @@ class Lsyncd(Side):
             time.sleep(1)
 
 
-class Floor(Side):
+class ByHand(Side):
+    """What a user writes with a library: it is called once everything is written, so that nothing is noticed, watched or repaired."""
+
+    def launch(self):
+        self.spent = Usage(0.0, 0.0)
+
+    def halt(self):
+        pass
+
+    def usage(self):
+        return self.spent
+
+    def written(self):
+        began = os.times()
+        self.carry_all(sorted(Path(base) / name for base, _, names in os.walk(self.src) for name in names))
+        now = os.times()
+        self.spent = Usage(self.spent.cpu_s + now.user + now.system - began.user - began.system, 0.0)
+
+    def carry_all(self, files):
+        raise NotImplementedError
+
+
+class Floor(ByHand):
     """What nobody can beat who hashes on both sides: copy and SHA-256, overlapped, by the fastest library; no events, nothing synced."""
 
     name = "floor"
 
-    def start(self):
-        self._usage = Usage(0.0, 0.0)
-
-    def stop(self):
-        pass
-
-    def written(self):
-        began = os.times()
-        files = [Path(base) / name for base, _, names in os.walk(self.src) for name in names]
-        files.sort()
+    def carry_all(self, files):
         workers = [threading.Thread(target=self.carry, args=(files[n::2],)) for n in range(2)]
         for worker in workers:
             worker.start()
         for worker in workers:
             worker.join()
-        now = os.times()
-        self._usage = Usage(now.user + now.system - began.user - began.system, 0.0)
 
     def carry(self, files):
         for file in files:
             relative = file.relative_to(self.src)
             for root in self.dst:
                 target = root / relative
+                if target.exists():
+                    continue
                 target.parent.mkdir(parents=True, exist_ok=True)
                 sent, received = sha256(), sha256()
                 with open(file, "rb") as read, open(target, "wb") as write:
@@ -226,4 +292,46 @@ class Floor(Side):
                 shutil.copystat(file, target)
 
 
-SIDES = {side.name: side for side in (Mediamirror, Syncthing, Lsyncd, Floor)}
+class NatsObject(ByHand):
+    """The object store of NATS by an official client, as `nats object put` and `get` use it: one file after the other, the broker's setting as ours."""
+
+    name = "nats-object"
+
+    def __init__(self, home, nodes=2, programs=None, server=None):
+        super().__init__(home, nodes)
+        self.broker = Mediamirror(self.home / "broker", nodes=0, programs=programs, server=server)
+        self.meter = self.broker.meter
+        self.sent = set()
+
+    def launch(self):
+        super().launch()
+        if self.broker.broker is None:
+            self.broker.start_broker()
+
+    def usage(self):
+        broker = self.meter.usage()
+        return Usage(self.spent.cpu_s + broker.cpu_s, broker.peak_mib)
+
+    def carry_all(self, files):
+        asyncio.run(self.put_and_get([file for file in files if file not in self.sent]))
+        self.sent.update(files)
+
+    async def put_and_get(self, files):
+        import nats
+
+        client = await nats.connect(f"nats://127.0.0.1:{self.broker.port}")
+        js = client.jetstream(timeout=30)
+        store = await js.create_object_store("bench")
+        for file in files:
+            relative = file.relative_to(self.src)
+            with open(file, "rb") as read:
+                await store.put(str(relative), read)
+            for root in self.dst:
+                target = root / relative
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with open(target, "wb") as write:
+                    await store.get(str(relative), writeinto=write)
+        await client.close()
+
+
+SIDES = {side.name: side for side in (Mediamirror, Syncthing, Lsyncd, NatsObject, Floor)}

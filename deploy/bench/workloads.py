@@ -5,8 +5,10 @@ import random
 import shutil
 import statistics
 import time
-from hashlib import sha256
+from hashlib import file_digest, sha256
 from pathlib import Path
+
+from meter import cpu_of
 
 # However slow a rival is, seconds.
 LIMIT = 300
@@ -70,11 +72,27 @@ def wait_all(roots, expected, began, limit=LIMIT):
 def verify(roots, expected):
     for root in roots:
         for name, (_, digest) in expected.items():
-            if sha256((root / name).read_bytes()).hexdigest() != digest:
+            with open(root / name, "rb") as read:
+                found = file_digest(read, "sha256").hexdigest()
+            if found != digest:
                 raise NotArrived(f"{root / name} has other bytes")
 
 
-class Many:
+class Workload:
+    """What is measured. `sides`: who can play it, all when it is None."""
+
+    sides = None
+    nodes = 2
+
+    def play(self, side, seed):
+        """From nothing to a result, with all that follows files running before the first one is written."""
+        side.launch()
+        side.settle()
+        side.meter.mark()
+        return self.run(side, seed)
+
+
+class Many(Workload):
     """Many files written one after the other while everything runs."""
 
     def __init__(self, name, count, size, nodes=2):
@@ -94,11 +112,10 @@ class Many:
         return {"value": amount * len(side.dst) / took, "took_s": took}
 
 
-class Single:
+class Single(Workload):
     """One file after the other, from close to complete at the destination: milliseconds."""
 
     unit = "ms"
-    nodes = 2
 
     def __init__(self, name, count, size):
         self.name, self.count, self.size = name, count, size
@@ -116,15 +133,13 @@ class Single:
             times.append(wait_all(side.dst, expected, began, 60) * 1000)
             verify(side.dst, expected)
             time.sleep(0.02)
-        times.sort()
-        return {"value": statistics.median(times), "p99": times[min(len(times) - 1, int(len(times) * 0.99))]}
+        return percentiles(times)
 
 
-class Folder:
+class Folder(Workload):
     """A folder of small files that is copied, or moved, into the tree."""
 
     unit = "s"
-    nodes = 2
 
     def __init__(self, name, count, size, moved):
         self.name, self.count, self.size, self.moved = name, count, size, moved
@@ -148,12 +163,170 @@ class Folder:
         return {"value": took}
 
 
+class NewNode(Workload):
+    """Files that are there before anything runs, until an empty node has them."""
+
+    unit = "files/s"
+
+    def __init__(self, name, count, size):
+        self.name, self.count, self.size = name, count, size
+
+    def quick(self):
+        return NewNode(self.name, self.count // 10, self.size)
+
+    def play(self, side, seed):
+        expected = fill(side.src, names(self.count), self.size, seed)
+        began = time.perf_counter()
+        side.launch()
+        side.written()
+        took = wait_all(side.dst, expected, began, 900)
+        verify(side.dst, expected)
+        return {"value": self.count / took}
+
+
+class Restart(Workload):
+    """Everything is ended, a few files are written meanwhile, and it is started again: until these have arrived."""
+
+    unit = "s"
+
+    def __init__(self, name, known, new, size):
+        self.name, self.known, self.new, self.size = name, known, new, size
+
+    def quick(self):
+        return Restart(self.name, self.known // 10, self.new, self.size)
+
+    def play(self, side, seed):
+        known = fill(side.src, names(self.known), self.size, seed)
+        side.launch()
+        side.written()
+        wait_all(side.dst, known, time.perf_counter(), 900)
+        side.settle()
+        side.halt()
+        new = fill(side.src, names(self.new, "new"), self.size, seed + 1)
+        began = time.perf_counter()
+        side.launch()
+        side.written()
+        took = wait_all(side.dst, new, began)
+        verify(side.dst, new)
+        return {"value": took}
+
+
+class Behind(Workload):
+    """Single files while the destination has many others still to fetch."""
+
+    unit = "ms"
+    sides = ("mediamirror",)
+
+    def __init__(self, name, backlog, size, single):
+        self.name, self.backlog, self.size, self.single = name, backlog, size, single
+
+    def quick(self):
+        return Behind(self.name, self.backlog // 5, self.size, self.single)
+
+    def play(self, side, seed):
+        side.launch()
+        side.settle()
+        side.stop_one(1, "replicator")
+        backlog = fill(side.src, names(self.backlog), self.size, seed)
+        side.wait_published(self.backlog)
+        side.start_one(1, "replicator")
+        # The last of them in the order of the log is about the last to arrive.
+        last = side.dst[0] / names(self.backlog)[-1]
+        wait_some(side.dst[0])
+        times = []
+        while not last.exists():
+            name = f"single/{len(times):05}"
+            expected = fill(side.src, [name], self.single, seed + 1 + len(times))
+            began = time.perf_counter()
+            times.append(wait_all(side.dst, expected, began) * 1000)
+            verify(side.dst, expected)
+            time.sleep(0.02)
+        wait_all(side.dst, backlog, time.perf_counter())
+        verify(side.dst, backlog)
+        return percentiles(times)
+
+
+class Scan(Workload):
+    """A node that knows many files is started: until it has looked at all of them. With the memory of each program."""
+
+    unit = "s"
+    nodes = 1
+    sides = ("mediamirror",)
+
+    def __init__(self, name, count):
+        self.name, self.count = name, count
+
+    def quick(self):
+        return Scan(self.name, self.count // 10)
+
+    def play(self, side, seed):
+        fill(side.src, names(self.count), 32, seed)
+        side.launch()
+        side.wait_published(self.count, limit=3600)
+        side.settle()
+        side.halt()
+        side.log("watcher-0").unlink()
+        side.meter.mark()
+        side.launch()
+        took = side.wait_scanned()
+        side.settle()
+        memory = {program: side.meter.peak_of(side.running[0, program]) for program in ("watcher", "replicator")}
+        return {"value": took, "note": ", ".join(f"{program} {mib:.0f} MiB" for program, mib in memory.items())}
+
+
+class Idle(Workload):
+    """Many files and nothing to do: percent of one CPU that all programs of a node use, without the broker."""
+
+    unit = "%"
+    sides = ("mediamirror",)
+    SECONDS = 60
+
+    def __init__(self, name, count):
+        self.name, self.count = name, count
+
+    def quick(self):
+        return Idle(self.name, self.count // 10)
+
+    def play(self, side, seed):
+        known = fill(side.src, names(self.count), 100, seed)
+        side.launch()
+        wait_all(side.dst, known, time.perf_counter(), 900)
+        side.settle()
+        time.sleep(20)  # What follows an upload, as clearing up, is over.
+        ours = [side.running[0, "watcher"], side.running[0, "replicator"]]
+        began = sum(cpu_of(process.pid) for process in ours)
+        time.sleep(self.SECONDS)
+        return {"value": (sum(cpu_of(process.pid) for process in ours) - began) / self.SECONDS * 100}
+
+
+def wait_some(root):
+    """Until a first file is there."""
+    began = time.perf_counter()
+    while not any(files for base, _, files in os.walk(root) if ".mirror" not in base):
+        if time.perf_counter() - began > LIMIT:
+            raise NotArrived(f"nothing came in {LIMIT} s")
+        time.sleep(0.01)
+
+
+def percentiles(times):
+    if not times:
+        raise NotArrived("the backlog was gone before a single file was written")
+    times.sort()
+    last = times[min(len(times) - 1, int(len(times) * 0.99))]
+    return {"value": statistics.median(times), "p99": last, "note": f"{len(times)} files"}
+
+
 WORKLOADS = [
     Many("small", 10_000, 10 << 10),
     Many("medium", 1_000, 1 << 20),
     Many("large", 2, 1 << 30),
     Many("fan-out", 1_000, 1 << 20, nodes=6),
     Single("single", 100, 100 << 10),
+    Behind("behind", 50_000, 1 << 10, 100 << 10),
     Folder("copied-in", 2_000, 10 << 10, moved=False),
     Folder("moved-in", 2_000, 10 << 10, moved=True),
+    NewNode("new-node", 100_000, 1 << 10),
+    Restart("restart", 50_000, 10, 1 << 10),
+    Scan("scan", 1_000_000),
+    Idle("idle", 50_000),
 ]
