@@ -308,7 +308,8 @@ mod tests {
             tries: 0,
             next_try: now,
         };
-        world.index.write(move |tx| tx.park(&parked)).await.unwrap();
+        let event = EventId::from_hash(ContentHash::of_nothing());
+        world.index.write(move |tx| tx.park(&parked, event)).await.unwrap();
         assert_eq!(world.missing(1, 1).await.0, [] as [u64; 0]);
     }
 

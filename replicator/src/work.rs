@@ -223,7 +223,7 @@ async fn park<L: EventLog, B: BlobStore, D>(
         tries,
         next_try: later(now, resting(tries)),
     };
-    let generation = session.generation;
+    let (generation, event) = (session.generation, logged.id(node.log.subjects()));
     let kept = node
         .index
         .write(move |tx| {
@@ -233,7 +233,7 @@ async fn park<L: EventLog, B: BlobStore, D>(
             // It is parked since it was parked first.
             let before = tx.parked(&parked.subject)?.filter(|before| before.version == parked.version);
             let since = before.map_or(parked.since, |before| before.since);
-            tx.park(&Parked { since, ..parked }).map(Some)
+            tx.park(&Parked { since, ..parked }, event).map(Some)
         })
         .await?;
     Ok(match kept {

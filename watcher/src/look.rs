@@ -34,7 +34,7 @@ pub enum Decision {
     Refresh { rewritten: bool },
     /// Publish.
     Offer { kind: Kind, sha256: ContentHash, replaces: Version },
-    /// No row of this generation: what the log says of the path decides.
+    /// No row of this generation, or what stands here has lost: what the log says of the path decides.
     AskLog,
 }
 
@@ -69,9 +69,9 @@ pub fn decide(
                 known => Decision::Refresh { rewritten: known.is_none_or(written) },
             }
         }
-        OnDisk::File(sha256, _) if row.lost == Some(sha256) || row.ignored == Some(sha256) => {
-            Decision::Nothing
-        }
+        OnDisk::File(sha256, _) if row.ignored == Some(sha256) => Decision::Nothing,
+        // What won may be gone from a log that was rolled back.
+        OnDisk::File(sha256, _) if row.lost == Some(sha256) => Decision::AskLog,
         OnDisk::File(sha256, _) => Decision::Offer { kind: Kind::Added, sha256, replaces: over(row.version) },
     }
 }
@@ -111,7 +111,7 @@ pub struct Terms<'a> {
     pub known: Known,
 }
 
-/// Decides without a row of this generation (rules 7 and 10).
+/// Decides without a row of this generation (rules 7 and 10), or with one whose content has lost.
 pub fn ask(row: Option<&Row>, disk: OnDisk, last: Option<&Last>, terms: Terms<'_>) -> Asked {
     let row = row.filter(|row| row.state != RowState::Marked);
     // The disk is as the row of the older life left it.
@@ -138,6 +138,10 @@ pub fn ask(row: Option<&Row>, disk: OnDisk, last: Option<&Last>, terms: Terms<'_
         (Kind::Added, OnDisk::File(sha256, _)) if sha256 == last.sha256 => return Asked::Adopt,
         (Kind::Removed, OnDisk::Absent) => return Asked::Nothing,
         _ => {}
+    }
+    let has_lost = |row: &Row| row.lost.is_some() && row.lost == disk.content();
+    if row.is_some_and(|row| has_lost(row) && last.version > row.version) {
+        return Asked::Nothing;
     }
     if let Some(row) = same {
         let higher = match (&was, &last.was) {
@@ -255,7 +259,7 @@ mod tests {
             (Some(row(Removed, "a", 5, 1)), false, None, OnDisk::Absent, Decision::Nothing),
             (Some(row(Removed, "a", 5, 1)), false, None, file("a", 1), offer(Kind::Added, "a", 5)),
             (Some(lost.clone()), false, None, OnDisk::Absent, Decision::Nothing),
-            (Some(lost.clone()), false, None, file("b", 2), Decision::Nothing),
+            (Some(lost.clone()), false, None, file("b", 2), Decision::AskLog),
             (Some(lost), false, None, file("c", 2), offer(Kind::Added, "c", 5)),
         ] {
             let seen = PathState { row: row.clone(), ..PathState::default() };
@@ -353,6 +357,20 @@ mod tests {
         );
         assert_eq!(asked(Was(old.clone(), Version::new(6))), Asked::Nothing);
         assert_eq!(asked(Was(new.clone(), Version::new(4))), Asked::Nothing);
+    }
+
+    #[test]
+    fn what_has_lost_is_published_when_what_won_is_gone_from_the_log() {
+        let created = life(1);
+        let lost = Row { lost: Some(hash("b")), ..row(RowState::Present, "a", 5, 1) };
+        let terms =
+            Terms { created: &created, row_created: Some(&created), restored: false, known: Known::No };
+        let asked = |last| ask(Some(&lost), file("b", 2), Some(&last), terms);
+        assert_eq!(asked(last(Kind::Added, "c", 6)), Asked::Nothing);
+        assert_eq!(asked(last(Kind::Removed, "c", 6)), Asked::Nothing);
+        let over =
+            Asked::Offer { kind: Kind::Added, sha256: hash("b"), replaces: Version::new(5), was: None };
+        assert_eq!(asked(last(Kind::Added, "a", 5)), over);
     }
 
     #[test]

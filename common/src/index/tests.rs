@@ -102,17 +102,39 @@ async fn an_offer_is_refused_when_the_path_changed_since_it_was_looked_at() {
     let (_dir, index) = open();
     let seen = index.path_state(&path("a")).unwrap();
     apply(&index, commit("a", 1, Kind::Added, 0)).await;
-    let offer = Offer {
+    let offer = offer_over(0);
+    assert!(!index.write(move |tx| tx.offer(&path("a"), &seen, &offer)).await.unwrap());
+}
+
+fn offer_over(version: u64) -> Offer {
+    Offer {
         kind: Kind::Added,
-        sha256: ContentHash::of_nothing(),
+        sha256: commit("a", 2, Kind::Added, 0).sha256,
         size: 0,
         stat: None,
         racy: false,
-        replaces: Version::ZERO,
+        replaces: Version::new(version),
         was: None,
         generation: Generation(0),
-    };
-    assert!(!index.write(move |tx| tx.offer(&path("a"), &seen, &offer)).await.unwrap());
+    }
+}
+
+#[tokio::test]
+async fn an_offer_that_turns_out_to_be_in_the_log_is_committed_unless_another_event_was_placed_meanwhile() {
+    for placed in [false, true] {
+        let (_dir, index) = open();
+        let (seen, offer) = (index.path_state(&path("a")).unwrap(), offer_over(0));
+        let ours = offer.clone();
+        assert!(index.write(move |tx| tx.offer(&path("a"), &seen, &ours)).await.unwrap());
+        if placed {
+            apply(&index, commit("a", 1, Kind::Added, 0)).await;
+        }
+        let settled = index.write(move |tx| tx.settle(&offer, &commit("a", 2, Kind::Added, 0)));
+        assert_eq!(settled.await.unwrap(), !placed);
+        let now = index.path_state(&path("a")).unwrap();
+        assert_eq!(now.offer, None);
+        assert_eq!(now.row.unwrap().version, Version::new(if placed { 1 } else { 2 }));
+    }
 }
 
 #[tokio::test]
@@ -145,14 +167,17 @@ async fn a_newer_row_drops_the_parked_event_it_covers() {
         tries: 3,
         next_try: Timestamp::from_nanos(7),
     };
-    index.write(move |tx| tx.park(&parked(3))).await.unwrap();
+    let event = EventId::from_hash(ContentHash::of_nothing());
+    index.write(move |tx| tx.park(&parked(3), event)).await.unwrap();
+    // A log that has another event there one day is not to be trusted.
+    assert_eq!(index.node().unwrap().top.map(|top| (top.version, top.event)), Some((Version::new(3), event)));
     assert_eq!(index.parked_of(&path("a")).unwrap(), Some(parked(3)));
     apply(&index, commit("a", 2, Kind::Added, 0)).await;
     assert_eq!(index.parked_count().unwrap(), 1);
     apply(&index, commit("a", 4, Kind::Added, 0)).await;
     assert_eq!(index.parked_count().unwrap(), 0);
     // One that is read again after that is old news.
-    assert!(!index.write(move |tx| tx.park(&parked(3))).await.unwrap());
+    assert!(!index.write(move |tx| tx.park(&parked(3), event)).await.unwrap());
     assert_eq!(index.parked_count().unwrap(), 0);
 }
 

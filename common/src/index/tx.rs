@@ -118,15 +118,17 @@ impl<'c> Tx<'c> {
             .prepare_cached("DELETE FROM parked WHERE subject = ?1 AND seq <= ?2")?
             .execute(params![commit.subject, sql(commit.version.get())])?;
         self.release(&commit.path, HeldKind::Replacement)?;
-        let newest = self.node.top.as_ref().is_none_or(|top| top.version < commit.version);
-        if commit.generation == self.node.generation && newest {
-            self.node.top = Some(Landmark {
-                version: commit.version,
-                subject: commit.subject.clone(),
-                event: commit.event,
-            });
+        if commit.generation == self.node.generation {
+            self.knows(commit.version, &commit.subject, commit.event);
         }
         Ok(true)
+    }
+
+    /// The log has this event: when it has another there one day, it is not to be trusted (rule 9).
+    fn knows(&mut self, version: Version, subject: &str, event: EventId) {
+        if self.node.top.as_ref().is_none_or(|top| top.version < version) {
+            self.node.top = Some(Landmark { version, subject: subject.to_owned(), event });
+        }
     }
 
     /// A path's event was brought to the disk once more: its row, when it is still at that event, takes the file's stat (none: look at it again).
@@ -235,6 +237,19 @@ impl<'c> Tx<'c> {
         Ok(true)
     }
 
+    /// Takes an offer away, and commits what its path's last event turned out to be: the same. False: only the first, for since it was offered another event was
+    /// placed there, or is about to be. What was offered may not be on the disk any more, and the replicator brings it back with its event.
+    pub fn settle(&mut self, offer: &Offer, commit: &Commit) -> Result<bool, IndexError> {
+        let seen = self.path_state(&commit.path)?;
+        let row = seen.row.filter(|row| row.generation == commit.generation);
+        let untouched = seen.intent.is_none() && row.is_none_or(|row| row.version <= offer.replaces);
+        if untouched {
+            self.commit(commit)?;
+        }
+        self.withdraw(&commit.path, offer)?;
+        Ok(untouched)
+    }
+
     /// Intends, when nothing about the path changed since `seen`. False: it did; look again.
     pub fn intend(
         &mut self,
@@ -262,7 +277,7 @@ impl<'c> Tx<'c> {
     }
 
     /// Sets an event aside (rule 11). A path has one at most, the newest. False: the path's row is newer (rule 1), nothing was set aside.
-    pub fn park(&mut self, parked: &Parked) -> Result<bool, IndexError> {
+    pub fn park(&mut self, parked: &Parked, event: EventId) -> Result<bool, IndexError> {
         let row = match &parked.path {
             Some(path) => read_row(self.conn, path)?,
             None => None,
@@ -271,6 +286,7 @@ impl<'c> Tx<'c> {
             return Ok(false);
         }
         write_parked(self.conn, parked)?;
+        self.knows(parked.version, &parked.subject, event);
         Ok(true)
     }
 

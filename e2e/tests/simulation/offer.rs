@@ -149,8 +149,15 @@ async fn after_refusal(
         Refused::Same => {
             let commit = last.as_ref().and_then(|last| commit_of(p, session, last, offer.stat));
             let Some(commit) = commit else { return Ok(false) };
-            commit_and_withdraw(p, commit, offer).await?;
-            Ok(true)
+            let offer = offer.clone();
+            let settled = p.index.write(move |tx| {
+                let settled = tx.settle(&offer, &commit)?;
+                if settled {
+                    tx.release(&commit.path, HeldKind::Removal)?;
+                }
+                Ok(settled)
+            });
+            Ok(settled.await?)
         }
         Refused::MarkLost => mark_lost(p, path, offer, event.map(|event| event.version)).await,
         Refused::OverRemoval => {
@@ -217,12 +224,11 @@ pub async fn settle(p: &Process, session: &Session, path: &MediaPath, offer: Off
         "settles its offer of {path}: {}",
         if commit.is_some() { "published" } else { "dropped" }
     ));
-    let settled = p.index.write(move |tx| {
-        if let Some(commit) = commit.filter(|commit| commit.generation == offer.generation) {
-            tx.commit(&commit)?;
-        }
-        tx.withdraw(&path, &offer)
-    });
+    let settled =
+        p.index.write(move |tx| match commit.filter(|commit| commit.generation == offer.generation) {
+            Some(commit) => tx.settle(&offer, &commit),
+            None => tx.withdraw(&path, &offer),
+        });
     settled.await?;
     Ok(())
 }

@@ -312,11 +312,11 @@ async fn park(p: &Process, session: &Session, item: &Item) -> Result<(), Over> {
     if !item.parked {
         p.note(format!("parks #{} {}", item.logged.version, event.path));
     }
-    let generation = session.generation;
+    let (generation, event) = (session.generation, item.logged.id(p.log.subjects()));
     let kept = p.index.write(move |tx| {
         let current = tx.node().generation == generation;
         if current {
-            tx.park(&parked)?;
+            tx.park(&parked, event)?;
         }
         Ok(current)
     });

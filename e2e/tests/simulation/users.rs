@@ -66,7 +66,13 @@ impl Sim {
         let said = format!("   {} = {}, in the trash", entry.path, world.name(content));
         world.note(said);
         let Some(file) = world.nodes[node].disk.trash.get_mut(&entry.id) else { return };
+        let old = file.content;
         File::write(file, content, tick);
+        // Written into the trash, twice.
+        if world.past.written.iter().any(|written| written.late && written.content == old) {
+            world.past.dropped.insert(old);
+        }
         world.user_writes(node, &entry.path, content);
+        world.past.written.last_mut().expect("it was written").late = true;
     }
 }

@@ -78,6 +78,8 @@ pub struct Written {
     pub path: MediaPath,
     pub content: ContentHash,
     pub node: usize,
+    /// Into a file that was in the trash.
+    pub late: bool,
 }
 
 /// What the checks need to know of what happened.
@@ -263,7 +265,7 @@ impl World {
 
     pub fn user_writes(&mut self, node: usize, at: &MediaPath, content: ContentHash) {
         let tick = self.tick();
-        self.past.written.push(Written { at: tick, path: at.clone(), content, node });
+        self.past.written.push(Written { at: tick, path: at.clone(), content, node, late: false });
         self.past.rotten.remove(&content);
         self.notice(node, at);
     }

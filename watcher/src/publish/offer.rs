@@ -181,9 +181,16 @@ async fn after_refusal<L: EventLog, B: BlobStore>(
             let stat = offer.stat.map(|stat| (stat, offer.racy));
             let commit = last.as_ref().and_then(|last| commit_of(node, session, last, offer.size, stat));
             let Some(commit) = commit else { return Ok(None) };
-            let version = commit.version;
-            commit_and_withdraw(node, commit, offer).await?;
-            Ok(Some(Outcome::Published { version, bytes: Some(offer.size), racy: offer.racy }))
+            let (version, bytes, racy) = (commit.version, Some(offer.size), offer.racy);
+            let offer = offer.clone();
+            let settled = node.index.write(move |tx| {
+                let settled = tx.settle(&offer, &commit)?;
+                if settled {
+                    tx.release(&commit.path, HeldKind::Removal)?;
+                }
+                Ok(settled)
+            });
+            Ok(settled.await?.then_some(Outcome::Published { version, bytes, racy }))
         }
         Refused::MarkLost => {
             let (path, offer, theirs) = (path.clone(), offer.clone(), event.map(|event| event.version));
@@ -276,11 +283,9 @@ async fn settle<L: EventLog, B: BlobStore>(
     let commit = answered.as_ref().and_then(|last| commit_of(node, session, last, offer.size, stat));
     let path = path.clone();
     node.index
-        .write(move |tx| {
-            if let Some(commit) = commit.filter(|commit| commit.generation == offer.generation) {
-                tx.commit(&commit)?;
-            }
-            tx.withdraw(&path, &offer)
+        .write(move |tx| match commit.filter(|commit| commit.generation == offer.generation) {
+            Some(commit) => tx.settle(&offer, &commit),
+            None => tx.withdraw(&path, &offer),
         })
         .await?;
     Ok(())

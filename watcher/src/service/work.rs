@@ -10,7 +10,7 @@ use crate::{
 use common::{
     blobs::BlobStore,
     error_chain,
-    index::{Answer, HeldKind},
+    index::{Answer, Generation, HeldKind},
     log::EventLog,
     path::MediaPath,
     root::Look,
@@ -232,6 +232,10 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
             Ok(Outcome::Lost) => {
                 tracing::warn!(%path, "another node's content stands at this path; ours goes to the trash as a lost conflict");
                 self.count_done(0);
+                if session != self.current() {
+                    // Of a log that may have been rolled back since: the next session's scan may have come too early.
+                    self.keep(path, Why::Again, now, now);
+                }
             }
             Ok(Outcome::Skipped(why)) => {
                 tracing::debug!(%path, why, "not mirrored");
@@ -244,8 +248,7 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
                     if error.is_timeout() && self.is_connected() {
                         self.pause.begin_unanswered(error_chain(&error), now);
                     }
-                    let current = self.session.as_ref().map(|session| (session.generation, session.epoch));
-                    if session == current {
+                    if session == self.current() {
                         self.end_session();
                     }
                     self.keep(path, waiting.why, waiting.since, now);
@@ -268,6 +271,10 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
             },
         }
         Ok(())
+    }
+
+    fn current(&self) -> Option<(Generation, u64)> {
+        self.session.as_ref().map(|session| (session.generation, session.epoch))
     }
 
     pub(super) fn count_done(&self, bytes: u64) {
