@@ -20,6 +20,7 @@ pub mod nodes;
 pub mod path;
 pub mod resolve;
 pub mod root;
+pub mod rounds;
 pub mod settings;
 pub mod startup;
 pub mod status;

@@ -3,7 +3,7 @@
 use crate::{
     content,
     event::Kind,
-    index::{Commit, Index, IndexError, Intent, Stat, Trashed},
+    index::{Commit, Index, IndexError, Intent, Stat, Trashed, Tx},
     path::MediaPath,
     root::{FileStat, Look, Root, is_full},
     subject::Subjects,
@@ -73,6 +73,13 @@ struct Out {
     expected: bool,
 }
 
+/// What the transaction came to.
+enum Settled {
+    Done { trashed: Option<Trashed> },
+    Undone,
+    Elsewhere,
+}
+
 /// Finishes an intent: the row, the trash entry and the intent's end are one transaction; then what came out is moved to the trash. A crash in
 /// between leaves it under its temp name, which is also its name in the trash: the next start moves it.
 pub async fn resolve(
@@ -83,24 +90,60 @@ pub async fn resolve(
     intent: &Intent,
     name: Name,
 ) -> Result<Resolved, ResolveError> {
-    let seen = {
-        let (root, path, intent) = (Arc::clone(root), path.clone(), intent.clone());
-        blocking(move || see(&root, &path, &intent, name)).await
-    };
     let wrap = |source| ResolveError::Io { path: path.clone(), source };
-    let (out, placed) = match seen.map_err(wrap)? {
-        Seen::NotRenamed => {
-            let (at, it) = (path.clone(), intent.clone());
-            let dropped = index.write(move |tx| tx.drop_intent(&at, &it)).await?;
-            if !dropped {
-                return Ok(Resolved::Elsewhere);
-            }
+    let job = (Arc::clone(root), path.clone(), intent.clone());
+    // Where nothing can have come out, two names are looked up, and nothing is read or synced: the index's thread does it in passing.
+    let quick = name == Name::Synced && intent.kind == Kind::Added && intent.old.is_none();
+    let seen = match quick {
+        true => None,
+        false => {
+            let (root, path, intent) = job.clone();
+            Some(blocking(move || see(&root, &path, &intent, name)).await.map_err(wrap)?)
+        }
+    };
+    let subject = subjects.of(path);
+    let settled = index
+        .write(move |tx| {
+            let (root, path, intent) = job;
+            let seen = match seen.map_or_else(|| see(&root, &path, &intent, name), Ok) {
+                Ok(seen) => seen,
+                Err(error) => return Ok(Err(error)),
+            };
+            settle(tx, path, &intent, subject, seen).map(Ok)
+        })
+        .await?
+        .map_err(wrap)?;
+    match settled {
+        Settled::Elsewhere => Ok(Resolved::Elsewhere),
+        Settled::Undone => {
             let (root, temp) = (Arc::clone(root), intent.temp.clone());
             blocking(move || root.remove_temp(&temp)).await.map_err(wrap)?;
-            return Ok(Resolved::Undone);
+            Ok(Resolved::Undone)
         }
-        Seen::Renamed { out, placed } => (out, placed),
-    };
+        Settled::Done { trashed: None } => Ok(Resolved::Done),
+        Settled::Done { trashed: Some(trashed) } => {
+            if trashed.lost {
+                tracing::warn!(%path, trash = %trashed.id, "a lost conflict was moved to the trash");
+            }
+            let (root, at) = (Arc::clone(root), path.clone());
+            blocking(move || root.trash_temp(&trashed.id, &trashed.id, &at)).await.map_err(wrap)?;
+            Ok(Resolved::Done)
+        }
+    }
+}
+
+/// The part of the index in it.
+fn settle(
+    tx: &mut Tx<'_>,
+    path: MediaPath,
+    intent: &Intent,
+    subject: String,
+    seen: Seen,
+) -> Result<Settled, IndexError> {
+    if !tx.drop_intent(&path, intent)? {
+        return Ok(Settled::Elsewhere);
+    }
+    let Seen::Renamed { out, placed } = seen else { return Ok(Settled::Undone) };
     let trashed = out.map(|out| Trashed {
         id: intent.temp.clone(),
         path: path.clone(),
@@ -111,7 +154,7 @@ pub async fn resolve(
         checked: false,
     });
     let commit = Commit {
-        path: path.clone(),
+        path,
         kind: intent.kind,
         sha256: intent.sha256,
         size: intent.size,
@@ -119,38 +162,19 @@ pub async fn resolve(
         racy: false,
         version: intent.version,
         replaced: intent.replaced,
-        subject: subjects.of(path),
+        subject,
         event: intent.event,
         generation: intent.generation,
     };
-    let (it, entry) = (intent.clone(), trashed.clone());
-    let ours = index
-        .write(move |tx| {
-            if !tx.drop_intent(&commit.path, &it)? {
-                return Ok(false);
-            }
-            if !tx.commit(&commit)? {
-                tx.placed_again(&commit)?;
-            }
-            // What was placed is not there any more, or went with its folder: a watcher that looked before there was a row has missed nothing.
-            if commit.kind == Kind::Added && commit.stat.is_none() {
-                tx.ask_watcher(&commit.path)?;
-            }
-            entry.iter().try_for_each(|entry| tx.add_trash(entry))?;
-            Ok(true)
-        })
-        .await?;
-    if !ours {
-        return Ok(Resolved::Elsewhere);
+    if !tx.commit(&commit)? {
+        tx.placed_again(&commit)?;
     }
-    if let Some(trashed) = trashed {
-        if trashed.lost {
-            tracing::warn!(%path, trash = %trashed.id, "a lost conflict was moved to the trash");
-        }
-        let (root, at) = (Arc::clone(root), path.clone());
-        blocking(move || root.trash_temp(&trashed.id, &trashed.id, &at)).await.map_err(wrap)?;
+    // What was placed is not there any more, or went with its folder: a watcher that looked before there was a row has missed nothing.
+    if commit.kind == Kind::Added && commit.stat.is_none() {
+        tx.ask_watcher(&commit.path)?;
     }
-    Ok(Resolved::Done)
+    trashed.iter().try_for_each(|entry| tx.add_trash(entry))?;
+    Ok(Settled::Done { trashed })
 }
 
 fn see(root: &Root, path: &MediaPath, intent: &Intent, name: Name) -> io::Result<Seen> {

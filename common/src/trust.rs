@@ -3,7 +3,7 @@
 use crate::{
     broker::{BrokerError, Connection},
     event::{EventId, StreamCreated, Version},
-    index::{Generation, Index, IndexError, Landmark, NodeState},
+    index::{Generation, Index, IndexError, Landmark, NodeState, Stage},
     log::{EventLog, LogState},
     startup::Keeper,
 };
@@ -199,9 +199,18 @@ impl Gate {
 
     /// Whether a session still stands.
     pub fn stands(&self, session: &Session, index: &Index) -> Result<bool, IndexError> {
-        let (now, node) = (*self.connection.borrow(), index.node()?);
-        let same = now.connected && now.epoch == session.epoch;
-        Ok(same && node.generation == session.generation && !node.restored)
+        Ok(self.stands_at(session, index.stage()?))
+    }
+
+    /// The same, where it was read already how the node stands.
+    pub fn stands_at(&self, session: &Session, stage: Stage) -> bool {
+        self.connects(session) && stage.generation == session.generation && !stage.restored
+    }
+
+    /// Whether the connection is still the one over which a session's log was looked at.
+    pub fn connects(&self, session: &Session) -> bool {
+        let now = *self.connection.borrow();
+        now.connected && now.epoch == session.epoch
     }
 }
 

@@ -23,7 +23,7 @@ use common::{
     time::Timestamp,
     trust::Session,
 };
-use std::{sync::Arc, time::Duration};
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 /// How often an event is planned anew when its path changes under our hands.
@@ -62,8 +62,13 @@ pub async fn apply<L: EventLog, B: BlobStore>(
     event: &Event,
 ) -> Result<Outcome, ApplyError> {
     for _ in 0..TRIES {
-        node.check(session)?;
-        let seen = settled(node, &event.path).await?;
+        let facts = node.facing.ask((event.path.clone(), event.sha256)).await?;
+        node.check(session, facts.stage)?;
+        if facts.state.intent.is_some() {
+            settled(node, &event.path).await?;
+            continue;
+        }
+        let (seen, here) = (facts.state, facts.here);
         let done = Committing { node, session, logged, event, seen: &seen };
         match by_index(&seen, session.generation, event, logged.version) {
             ByIndex::Superseded => return Ok(Outcome::Superseded),
@@ -84,7 +89,7 @@ pub async fn apply<L: EventLog, B: BlobStore>(
             }
             ByIndex::Look => {}
         }
-        let Some(disk) = look_at(node, &event.path, &seen).await? else { continue };
+        let Some(disk) = on_disk(node, &event.path, &seen, facts.look).await? else { continue };
         let decision = decide(node, session, logged, event, &seen, disk).await?;
         let applied = match (decision, event.added) {
             (Plan::Adopt, Some(attributes)) => adopt(&done, attributes, disk).await?,
@@ -98,7 +103,7 @@ pub async fn apply<L: EventLog, B: BlobStore>(
                     Verdict::Keep => done.row(None, Some(Aside::AskWatcher)).await?.then_some(Outcome::Kept),
                     Verdict::Replace => {
                         node.before_change().await?;
-                        let verified = fetch(node, event, attributes).await?;
+                        let verified = fetch(node, event, attributes, here).await?;
                         place(&done, disk, known, Some(verified)).await?
                     }
                 }
@@ -148,32 +153,31 @@ pub async fn settled<L: EventLog, B: BlobStore>(
     }
 }
 
-/// What stands at the path; the file is read only when its stat does not tell its content. `None`: it changed meanwhile.
-pub async fn look_at<L: EventLog, B: BlobStore>(
+/// What a look has found at the path; the file is read only when its stat does not tell its content. `None`: it changed meanwhile.
+pub async fn on_disk<L: EventLog, B: BlobStore>(
     node: &Node<L, B>,
     path: &MediaPath,
     seen: &PathState,
+    look: io::Result<Look>,
 ) -> Result<Option<OnDisk>, ApplyError> {
-    let (root, at, row) = (Arc::clone(&node.root), path.clone(), seen.row.clone());
-    blocking(move || match root.look(&at).map_err(ApplyError::Disk)? {
-        Look::Absent => Ok(Some(OnDisk::Absent)),
+    let stat = match look.map_err(ApplyError::Disk)? {
+        Look::Absent => return Ok(Some(OnDisk::Absent)),
         // An empty one gives way when the file is placed; a removal has nothing to do with it.
-        Look::Folder => Ok(Some(OnDisk::Absent)),
-        Look::Other(what) => Err(ApplyError::InTheWay(what)),
-        Look::Unreachable(_) => Err(RenameError::Unreachable.into()),
-        Look::File(stat) => {
-            let told = row.filter(|row| row.stat == Some(stat.stat) && !row.racy);
-            match told.as_ref().and_then(Row::content) {
-                Some(content) => Ok(Some(OnDisk::File(content, stat.stat))),
-                None => match content::read(&root, &at, 0) {
-                    Ok(reading) => Ok(Some(OnDisk::File(reading.hash, reading.stat.stat))),
-                    Err(content::ReadError::Io(error)) => Err(ApplyError::Disk(error)),
-                    Err(content::ReadError::Changed | content::ReadError::GivenUp) => Ok(None),
-                },
-            }
-        }
-    })
-    .await
+        Look::Folder => return Ok(Some(OnDisk::Absent)),
+        Look::Other(what) => return Err(ApplyError::InTheWay(what)),
+        Look::Unreachable(_) => return Err(RenameError::Unreachable.into()),
+        Look::File(stat) => stat,
+    };
+    let told = seen.row.as_ref().filter(|row| row.stat == Some(stat.stat) && !row.racy);
+    if let Some(content) = told.and_then(Row::content) {
+        return Ok(Some(OnDisk::File(content, stat.stat)));
+    }
+    let (root, at) = (Arc::clone(&node.root), path.clone());
+    match blocking(move || content::read(&root, &at, 0)).await {
+        Ok(reading) => Ok(Some(OnDisk::File(reading.hash, reading.stat.stat))),
+        Err(content::ReadError::Io(error)) => Err(ApplyError::Disk(error)),
+        Err(content::ReadError::Changed | content::ReadError::GivenUp) => Ok(None),
+    }
 }
 
 async fn decide<L: EventLog, B: BlobStore>(
@@ -337,12 +341,8 @@ pub async fn place<L: EventLog, B: BlobStore>(
         Some(verified) => (verified.folder, verified.claim),
         None => (node.root.existing_folder(&event.path)?, None),
     };
-    let renamed = {
-        let (root, intent) = (Arc::clone(&node.root), intent.clone());
-        blocking(move || rename(&root, &intent, folder)).await
-    };
-    let (failed, name) = match renamed {
-        Ok((folder, made_below)) => {
+    let (failed, name) = match node.renames.ask((intent.clone(), folder)).await {
+        Ok(Renamed { folder, made_below }) => {
             node.folders.sync_new(folder, made_below).await.map_err(ApplyError::Disk)?;
             (None, Name::Synced)
         }
@@ -359,15 +359,18 @@ pub async fn place<L: EventLog, B: BlobStore>(
     }
 }
 
-fn rename(
-    root: &Root,
-    intent: &Intent,
-    folder: Folder,
-) -> Result<(std::path::PathBuf, Option<std::path::PathBuf>), RenameError> {
+/// Where a name was changed: the folder, and the one above the first that was made for it.
+pub struct Renamed {
+    folder: PathBuf,
+    made_below: Option<PathBuf>,
+}
+
+/// Brings an intent about. Microseconds.
+pub fn rename(root: &Root, intent: &Intent, folder: Folder) -> Result<Renamed, RenameError> {
     match (&intent.old, intent.temp_ino) {
         (None, Some(_)) => root.place_new(&intent.temp, &folder)?,
         (Some(_), Some(_)) => root.place_over(&intent.temp, &folder)?,
         (_, None) => root.take_out(&intent.temp, &folder)?,
     }
-    Ok((folder.path, folder.made_below))
+    Ok(Renamed { folder: folder.path, made_below: folder.made_below })
 }

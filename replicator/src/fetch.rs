@@ -48,11 +48,12 @@ pub struct Verified {
     pub claim: Option<Claim>,
 }
 
-/// Fetches the content of an addition.
+/// Fetches the content of an addition. `here`: it may stand elsewhere on this node already.
 pub async fn fetch<L: EventLog, B: BlobStore>(
     node: &Node<L, B>,
     event: &Event,
     attributes: Attributes,
+    here: bool,
 ) -> Result<Verified, ApplyError> {
     let (content, size) = (event.sha256, attributes.size);
     let large = size > node.blobs.chunk_size() as u64;
@@ -68,7 +69,7 @@ pub async fn fetch<L: EventLog, B: BlobStore>(
         room: Some(Arc::new(room)),
     };
     let copied = match begun {
-        None if size > 0 => copy_local(&node.index, &job).await?,
+        None if size > 0 && (here || large) => copy_local(&node.index, &job).await?,
         _ => None,
     };
     let fetched = match copied {

@@ -49,6 +49,7 @@ pub async fn intend<L: EventLog, B: BlobStore>(
     let intended =
         node.index.write(move |tx| Ok(stands(&root, &at, &it) && tx.intend(&at, &seen, &it)?)).await;
     match intended {
+        Ok(true) if earlier.is_empty() => Ok(true),
         Ok(true) => {
             let root = Arc::clone(&node.root);
             let removed = blocking(move || earlier.iter().try_for_each(|temp| root.remove_temp(temp))).await;

@@ -11,6 +11,7 @@ pub mod cli;
 mod commands;
 mod compare;
 mod doctor;
+mod facts;
 mod fetch;
 mod history;
 pub mod hold;

@@ -1,6 +1,8 @@
 //! What the stages of this process share, and how their failures are answered.
 
 use crate::{
+    apply::{Renamed, rename},
+    facts::{Facing, facing},
     hold::Replacing,
     intend::Leftovers,
     parts::Claims,
@@ -12,14 +14,15 @@ use common::{
     blobs::{BlobError, BlobStore},
     broker::BrokerError,
     hash::ContentHash,
-    index::{Index, IndexError, Intent},
+    index::{Index, IndexError, Intent, Stage},
     limits::RateLimit,
     local_lock::LocalLock,
     log::EventLog,
     names::NodeName,
     path::MediaPath,
     resolve::{Name, ResolveError, resolve},
-    root::{MarkerClock, MarkerError, Ownership, RenameError, Root, is_full},
+    root::{Folder, MarkerClock, MarkerError, Ownership, RenameError, Root, is_full},
+    rounds::Rounds,
     settings::MinFree,
     trust::{Gate, Session, TrustError},
     vitals::Vitals,
@@ -49,6 +52,8 @@ pub struct Node<L, B> {
     pub owner: Option<Ownership>,
     pub removals: Removals,
     pub folders: FolderSync,
+    pub facing: Facing,
+    pub renames: Rounds<(Intent, Folder), Result<Renamed, RenameError>>,
     pub leftovers: Leftovers,
     pub large: Arc<Semaphore>,
     /// Unknown files that were replaced lately (rule 8).
@@ -228,6 +233,13 @@ impl<L: EventLog, B: BlobStore> Node<L, B> {
     pub fn new(parts: Parts<L, B>) -> Self {
         Self {
             folders: FolderSync::start(Arc::clone(&parts.root)),
+            facing: facing(&parts.root, &parts.index),
+            renames: Rounds::start({
+                let root = Arc::clone(&parts.root);
+                move |asked: Vec<(Intent, Folder)>| {
+                    asked.into_iter().map(|(intent, folder)| rename(&root, &intent, folder)).collect()
+                }
+            }),
             space: Space::new(Arc::clone(&parts.root), parts.min_free),
             leftovers: Leftovers::default(),
             root: parts.root,
@@ -255,9 +267,9 @@ impl<L: EventLog, B: BlobStore> Node<L, B> {
         Ok(self.gate.open(&self.log, &self.index).await?)
     }
 
-    /// Whether a session still stands.
-    pub fn check(&self, session: &Session) -> Result<(), ApplyError> {
-        if self.gate.stands(session, &self.index)? { Ok(()) } else { Err(ApplyError::SessionOver) }
+    /// Whether a session still stands, where the node stands so.
+    pub fn check(&self, session: &Session, stage: Stage) -> Result<(), ApplyError> {
+        if self.gate.stands_at(session, stage) { Ok(()) } else { Err(ApplyError::SessionOver) }
     }
 
     /// Whether the maker of an intent has died, or was an earlier run of ours.

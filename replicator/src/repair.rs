@@ -5,7 +5,7 @@
 //! the watcher's business, and a newer event is applied as any other.
 
 use crate::{
-    apply::{Committing, Outcome, TRIES, apply, look_at, place, settled},
+    apply::{Committing, Outcome, TRIES, apply, on_disk, place, settled},
     fetch::fetch,
     node::{ApplyError, Node},
     plan::OnDisk,
@@ -49,8 +49,13 @@ pub async fn repair<L: EventLog, B: BlobStore>(
     event: &Event,
 ) -> Result<Outcome, ApplyError> {
     for _ in 0..TRIES {
-        node.check(session)?;
-        let seen = settled(node, &event.path).await?;
+        let facts = node.facing.ask((event.path.clone(), event.sha256)).await?;
+        node.check(session, facts.stage)?;
+        if facts.state.intent.is_some() {
+            settled(node, &event.path).await?;
+            continue;
+        }
+        let seen = facts.state;
         let row = seen.row.as_ref().filter(|row| row.generation == session.generation);
         let Some(row) = row.filter(|row| row.version >= logged.version) else {
             return apply(node, session, logged, event).await;
@@ -62,7 +67,8 @@ pub async fn repair<L: EventLog, B: BlobStore>(
             return Err(ApplyError::Changing); // The watcher is saying what stands here.
         }
         // Without a row, so that the file is read.
-        let Some(disk) = look_at(node, &event.path, &PathState::default()).await? else { continue };
+        let unread = PathState::default();
+        let Some(disk) = on_disk(node, &event.path, &unread, facts.look).await? else { continue };
         match decide(row, disk) {
             Decision::Whole => return Ok(Outcome::Adopted),
             Decision::AskWatcher => {
@@ -76,7 +82,7 @@ pub async fn repair<L: EventLog, B: BlobStore>(
             Decision::Fetch => {}
         }
         node.before_change().await?;
-        let verified = fetch(node, event, attributes).await?;
+        let verified = fetch(node, event, attributes, facts.here).await?;
         let done = Committing { node, session, logged, event, seen: &seen };
         // What rotted may still be all that is left of somebody's work: it is kept as a lost conflict.
         if let Some(outcome) = place(&done, disk, false, Some(verified)).await? {

@@ -1,10 +1,11 @@
 //! What the stages of this process share, and how their failures are answered.
 
+use crate::facts::Facing;
 use common::{
     blobs::{BlobError, BlobStore},
     broker::BrokerError,
     hash::ContentHash,
-    index::{Index, IndexError, Intent},
+    index::{Index, IndexError, Intent, Stage},
     limits::RateLimit,
     local_lock::LocalLock,
     log::EventLog,
@@ -53,6 +54,7 @@ impl Rules {
 pub struct Node<L, B> {
     pub root: Arc<Root>,
     pub index: Index,
+    pub facing: Facing,
     pub log: L,
     pub blobs: B,
     pub name: NodeName,
@@ -194,6 +196,7 @@ impl From<TrustError> for PublishError {
 impl<L: EventLog, B: BlobStore> Node<L, B> {
     pub fn new(parts: Parts<L, B>) -> Self {
         Self {
+            facing: Facing::start(&parts.root, &parts.index),
             root: parts.root,
             index: parts.index,
             log: parts.log,
@@ -220,9 +223,14 @@ impl<L: EventLog, B: BlobStore> Node<L, B> {
         Ok(self.gate.open(&self.log, &self.index).await?)
     }
 
-    /// Whether a session still stands.
-    pub fn check(&self, session: &Session) -> Result<(), PublishError> {
-        if self.gate.stands(session, &self.index)? { Ok(()) } else { Err(PublishError::SessionOver) }
+    /// Whether a session still stands, where the node stands so.
+    pub fn check(&self, session: &Session, stage: Stage) -> Result<(), PublishError> {
+        if self.gate.stands_at(session, stage) { Ok(()) } else { Err(PublishError::SessionOver) }
+    }
+
+    /// Whether the connection is still that of the session; whose node stands where is for the transaction to see.
+    pub fn check_connection(&self, session: &Session) -> Result<(), PublishError> {
+        if self.gate.connects(session) { Ok(()) } else { Err(PublishError::SessionOver) }
     }
 
     /// Finishes an intent whose maker has died. False: its maker lives.

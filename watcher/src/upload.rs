@@ -47,15 +47,6 @@ pub async fn read<L: EventLog, B: BlobStore>(
     stat: FileStat,
     row: Option<&Row>,
 ) -> Result<Option<Content>, PublishError> {
-    // A file in a renamed folder is the same file under another path: nothing is read.
-    let moved = node
-        .index
-        .paths_of_inode(stat.stat.ino)?
-        .into_iter()
-        .find_map(|(_, row)| row.content().filter(|_| row.stat == Some(stat.stat) && !row.racy));
-    if let Some(hash) = moved {
-        return Ok(Some(Content { hash, stat, racy: false, held: Held::No }));
-    }
     if stat.stat.size <= node.blobs.chunk_size() as u64 {
         return read_small(node, path, stat).await;
     }
@@ -162,7 +153,7 @@ async fn looks_known<L: EventLog, B: BlobStore>(
     if row.is_some_and(|row| row.size == stat.stat.size) || node.index.knows_size(stat.stat.size)? {
         return Ok(true);
     }
-    if !node.index.node()?.fresh {
+    if !node.index.stage()?.fresh {
         return Ok(false);
     }
     let last = node.log.last(path).await?;

@@ -72,24 +72,31 @@ fn stat(row: &Sql, prefix: &str, size: u64) -> Read<Option<Stat>> {
     }))
 }
 
+/// Of all columns in the schema's order: they are read most often, and a name costs a search.
 pub fn row_from(row: &Sql) -> Read<Row> {
-    let size = unsigned(row, "size")?;
+    let number = |at| row.get::<_, i64>(at).map(i64::cast_unsigned);
+    let hash = |at| Ok::<_, rusqlite::Error>(row.get::<_, Option<[u8; 32]>>(at)?.map(ContentHash::from_raw));
+    let size = number(3)?;
+    let stat = match row.get::<_, Option<i64>>(4)? {
+        Some(ino) => Some(Stat { ino: ino.cast_unsigned(), size, mtime: row.get(5)?, ctime: row.get(6)? }),
+        None => None,
+    };
     Ok(Row {
-        state: match row.get("state")? {
+        state: match row.get(1)? {
             0 => RowState::Marked,
             1 => RowState::Present,
             _ => RowState::Removed,
         },
-        sha256: hash(row, "sha256")?,
+        sha256: hash(2)?,
         size,
-        stat: stat(row, "", size)?,
-        racy: row.get("racy")?,
-        version: version(row, "seq")?,
-        replaced: version(row, "replaced")?,
-        generation: Generation(unsigned(row, "generation")?),
-        lost: hash(row, "lost")?,
-        rewritten: row.get("rewritten")?,
-        ignored: hash(row, "ignored")?,
+        stat,
+        racy: row.get(7)?,
+        version: Version::new(number(8)?),
+        replaced: Version::new(number(9)?),
+        generation: Generation(number(10)?),
+        lost: hash(11)?,
+        rewritten: row.get(12)?,
+        ignored: hash(13)?,
     })
 }
 
@@ -357,6 +364,20 @@ pub fn read_node(conn: &Connection) -> Result<NodeState, IndexError> {
         .query_row(params![sql(node.generation.0)], created_from)
         .optional()?;
     Ok(node)
+}
+
+pub fn read_stage(conn: &Connection) -> Result<Stage, IndexError> {
+    let mut statement =
+        conn.prepare_cached("SELECT generation, restored, fresh, no_base FROM node WHERE id = 0")?;
+    Ok(statement.query_row([], |row| {
+        let generation = |at| row.get::<_, i64>(at).map(|id| Generation(id.cast_unsigned()));
+        Ok(Stage {
+            generation: generation(0)?,
+            restored: row.get(1)?,
+            fresh: row.get(2)?,
+            no_base: generation(3)?,
+        })
+    })?)
 }
 
 pub fn created_from(row: &Sql) -> Read<StreamCreated> {

@@ -19,11 +19,11 @@ mod writer;
 pub use care::{Answer, HeldCount, HeldKind, Repair, Scrub, WantedBlob};
 pub use digest::Digest;
 pub use fetches::Fetch;
-pub use read::PathCursor;
+pub use read::{PathCursor, Reads};
 pub use tx::{Commit, Tx};
 pub use types::{
-    Asked, Coverage, Generation, Intent, Landmark, NodeState, Offer, Parked, PathState, Row, RowState, Stat,
-    Trashed,
+    Asked, Coverage, Generation, Intent, Landmark, NodeState, Offer, Parked, PathState, Row, RowState, Stage,
+    Stat, Trashed,
 };
 
 use rusqlite::Connection;
@@ -44,7 +44,7 @@ const MEMORY: &str = ":memory:";
 const ALL_PAGES: std::ffi::c_int = -1;
 
 /// Why the index could not be read or written.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum IndexError {
     /// SQLite refused: the disk, a damaged file, or the other process holding it for over 5 s.
     #[error("the index at {0}: {1}", .path.as_deref().unwrap_or(Path::new("?")).display(), .source)]

@@ -24,9 +24,27 @@ impl Index {
         self.read(read_node)
     }
 
+    /// Of that, what each path's work asks for.
+    pub fn stage(&self) -> Result<Stage, IndexError> {
+        self.read(read_stage)
+    }
+
     /// Everything about one path; some 20 microseconds.
     pub fn path_state(&self, path: &MediaPath) -> Result<PathState, IndexError> {
-        self.read(|conn| read_path_state(conn, path))
+        self.at_once(|reads| reads.path_state(path))
+    }
+
+    /// Several reads of one moment. Each commit, of whichever process, empties what the reading connection has in memory: what is read together reads the pages once.
+    pub fn at_once<T>(
+        &self,
+        reads: impl FnOnce(&Reads<'_>) -> Result<T, IndexError>,
+    ) -> Result<T, IndexError> {
+        self.read(|conn| {
+            let moment = conn.unchecked_transaction()?;
+            let found = reads(&Reads(&moment))?;
+            moment.commit()?;
+            Ok(found)
+        })
     }
 
     /// The creation time of the life of the log that a generation trusted.
@@ -73,15 +91,6 @@ impl Index {
                 .query_map(params![sql(generation.0), sql(version.get()), sql(limit as u64)], |row| {
                     Ok((path_from(row)?, row_from(row)?.version))
                 })?;
-            Ok(found.collect::<Result<_, _>>()?)
-        })
-    }
-
-    /// Up to 8 present paths whose file had this inode: where a renamed file was.
-    pub fn paths_of_inode(&self, ino: u64) -> Result<Vec<(MediaPath, Row)>, IndexError> {
-        self.read(|conn| {
-            let mut query = conn.prepare_cached("SELECT * FROM rows WHERE ino = ?1 AND state = 1 LIMIT 8")?;
-            let found = query.query_map(params![sql(ino)], |row| Ok((path_from(row)?, row_from(row)?)))?;
             Ok(found.collect::<Result<_, _>>()?)
         })
     }
@@ -278,6 +287,47 @@ impl Index {
         from: impl FnMut(&rusqlite::Row<'_>) -> rusqlite::Result<T>,
     ) -> Result<Vec<T>, IndexError> {
         self.read(|conn| Ok(conn.prepare_cached(query)?.query_map([], from)?.collect::<Result<_, _>>()?))
+    }
+}
+
+/// The index at one moment; see [`Index::at_once`].
+pub struct Reads<'c>(&'c Connection);
+
+impl Reads<'_> {
+    /// See [`Index::stage`].
+    pub fn stage(&self) -> Result<Stage, IndexError> {
+        read_stage(self.0)
+    }
+
+    /// See [`Index::path_state`].
+    pub fn path_state(&self, path: &MediaPath) -> Result<PathState, IndexError> {
+        read_path_state(self.0, path)
+    }
+
+    /// Up to 8 present paths whose file had this inode: where a renamed file was.
+    pub fn paths_of_inode(&self, ino: u64) -> Result<Vec<(MediaPath, Row)>, IndexError> {
+        let mut query = self.0.prepare_cached("SELECT * FROM rows WHERE ino = ?1 AND state = 1 LIMIT 8")?;
+        let found = query.query_map(params![sql(ino)], |row| Ok((path_from(row)?, row_from(row)?)))?;
+        Ok(found.collect::<Result<_, _>>()?)
+    }
+
+    /// The path's newest event that is parked for a permanent reason, if nothing newer of it is parked.
+    pub fn parked_for_good(&self, path: &MediaPath) -> Result<Option<Version>, IndexError> {
+        let mut query = self
+            .0
+            .prepare_cached("SELECT seq, permanent FROM parked WHERE path = ?1 ORDER BY seq DESC LIMIT 1")?;
+        let newest = query
+            .query_row(params![path.as_bytes()], |row| Ok((version(row, "seq")?, row.get("permanent")?)))
+            .optional()?;
+        Ok(newest.and_then(|(version, permanent)| if permanent { Some(version) } else { None }))
+    }
+
+    /// Whether a present path, or the trash, has this content.
+    pub fn has_content(&self, content: ContentHash) -> Result<bool, IndexError> {
+        let mut query = self.0.prepare_cached(
+            "SELECT EXISTS (SELECT 1 FROM rows WHERE sha256 = ?1 AND state = 1) OR EXISTS (SELECT 1 FROM trash WHERE sha256 = ?1)",
+        )?;
+        Ok(query.query_row(params![content.raw()], |row| row.get(0))?)
     }
 }
 

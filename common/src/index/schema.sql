@@ -108,7 +108,7 @@ CREATE TABLE parked (
     next_try   INTEGER NOT NULL,
     asked      INTEGER NOT NULL DEFAULT 0  -- 1: an operator wants it tried now, whatever its reason
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX parked_path ON parked (path);
+CREATE INDEX parked_path ON parked (path, seq);
 
 -- What is in .mirror/trash.
 CREATE TABLE trash (

@@ -211,6 +211,19 @@ pub struct Landmark {
     pub event: EventId,
 }
 
+/// What each path's work asks of where this node stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Stage {
+    /// See [`NodeState::generation`].
+    pub generation: Generation,
+    /// See [`NodeState::restored`].
+    pub restored: bool,
+    /// See [`NodeState::fresh`].
+    pub fresh: bool,
+    /// See [`NodeState::no_base`].
+    pub no_base: Generation,
+}
+
 /// Where this node stands: the one row of the `node` table.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct NodeState {

@@ -8,6 +8,7 @@ mod offer;
 pub use offer::settle_offers;
 
 use crate::{
+    facts::Facts,
     look::{self, Asked, Decision, Last, OnDisk, Terms},
     node::{Node, PublishError},
     removals,
@@ -17,17 +18,15 @@ use common::{
     blobs::BlobStore,
     event::{Kind, Version, Was},
     hash::ContentHash,
-    index::{Commit, HeldKind, PathState, Row, RowState, Stat},
+    index::{Commit, HeldKind, PathState, Row, RowState, Stage, Stat},
     known::{Known, known_to_log},
     log::{EventLog, Logged},
     path::MediaPath,
-    resolve::blocking,
     root::Look,
     time::Timestamp,
     trust::Session,
 };
 use offer::{offer_and_publish, settle_offer};
-use std::sync::Arc;
 
 /// How often a path is looked at again when it changes under our hands, before its next event is waited for.
 const TRIES: usize = 20;
@@ -100,8 +99,9 @@ pub async fn publish<L: EventLog, B: BlobStore>(
     cause: Cause,
 ) -> Result<Outcome, PublishError> {
     for _ in 0..TRIES {
-        node.check(session)?;
-        let seen = node.index.path_state(path)?;
+        let facts = node.facing.of(path).await?;
+        node.check(session, facts.stage)?;
+        let (seen, stage, parked) = (facts.state.clone(), facts.stage, facts.parked);
         if let Some(intent) = &seen.intent {
             if !node.resolve_abandoned(path, intent).await? {
                 return Ok(Outcome::Placing);
@@ -113,7 +113,7 @@ pub async fn publish<L: EventLog, B: BlobStore>(
             settle_offer(node, session, path, offer).await?;
             continue;
         }
-        let (disk, content) = match look_at(node, session, path, &seen, cause).await? {
+        let (disk, content) = match look_at(node, session, path, facts, cause).await? {
             Looked::Unchanged => return Ok(Outcome::Unchanged),
             Looked::Unstable(stat) => return Ok(Outcome::Unstable(stat)),
             Looked::Skipped(why) => return Ok(Outcome::Skipped(why)),
@@ -121,7 +121,8 @@ pub async fn publish<L: EventLog, B: BlobStore>(
             Looked::Absent => (OnDisk::Absent, None),
             Looked::File(content) => (OnDisk::File(content.hash, content.stat.stat), Some(content)),
         };
-        let change = match decide(node, session, path, &seen, disk, content.as_ref()).await? {
+        let change = match decide(node, session, path, &seen, (stage, parked), disk, content.as_ref()).await?
+        {
             Step::Done(outcome) => {
                 if cause == Cause::Removal {
                     // Held or not, there is nothing left to agree with.
@@ -157,21 +158,20 @@ async fn look_at<L: EventLog, B: BlobStore>(
     node: &Node<L, B>,
     session: &Session,
     path: &MediaPath,
-    seen: &PathState,
+    facts: Facts,
     cause: Cause,
 ) -> Result<Looked, PublishError> {
     if node.rules().covers_file(path.as_path()) {
         return Ok(Looked::Skipped("an ignore rule covers it"));
     }
-    let (root, at) = (Arc::clone(&node.root), path.clone());
-    let stat = match blocking(move || root.look(&at)).await.map_err(|e| PublishError::disk(path, e))? {
+    let stat = match facts.look.map_err(|error| PublishError::disk(path, error))? {
         Look::File(stat) => stat,
         Look::Absent => return Ok(Looked::Absent),
         // What was there as a file is there no more, and the folder's files have their own paths.
         Look::Folder => return Ok(Looked::Absent),
         Look::Other(why) | Look::Unreachable(why) => return Ok(Looked::Skipped(why)),
     };
-    let row = seen.row.as_ref();
+    let row = facts.state.row.as_ref();
     // A write within the kernel's clock tick after our last look leaves the stat as it was. What the replicator placed was renamed later than
     // its mtime says, so that its own event costs no reading.
     let may_hide_a_write = cause == Cause::Finished && stat.stat.ctime - stat.stat.mtime < TICK_NANOS;
@@ -184,6 +184,10 @@ async fn look_at<L: EventLog, B: BlobStore>(
         if row.generation == session.generation {
             return Ok(Looked::Unchanged);
         }
+        return Ok(Looked::File(Content { hash, stat, racy: false, held: upload::Held::No }));
+    }
+    // A file in a renamed folder is the same file under another path: nothing is read.
+    if let Some(hash) = facts.moved {
         return Ok(Looked::File(Content { hash, stat, racy: false, held: upload::Held::No }));
     }
     Ok(match upload::read(node, path, stat, row).await? {
@@ -203,12 +207,11 @@ async fn decide<L: EventLog, B: BlobStore>(
     session: &Session,
     path: &MediaPath,
     seen: &PathState,
+    (stage, parked): (Stage, Option<Version>),
     disk: OnDisk,
     content: Option<&Content>,
 ) -> Result<Step, PublishError> {
-    let fresh = node.index.node()?.fresh;
-    let parked = node.index.parked_of(path)?.filter(|parked| parked.permanent).map(|parked| parked.version);
-    match look::decide(seen, session.generation, fresh, parked, disk) {
+    match look::decide(seen, session.generation, stage.fresh, parked, disk) {
         Decision::Nothing => Ok(Step::Done(Outcome::Unchanged)),
         Decision::Offer { kind, sha256, replaces } => {
             Ok(Step::Publish(Change { kind, sha256, replaces, was: None }))
@@ -223,7 +226,7 @@ async fn decide<L: EventLog, B: BlobStore>(
             .await?;
             Ok(if done { Step::Done(Outcome::Unchanged) } else { Step::Again })
         }
-        Decision::AskLog => ask_log(node, session, path, seen, disk, content).await,
+        Decision::AskLog => ask_log(node, session, path, seen, stage, disk, content).await,
     }
 }
 
@@ -232,6 +235,7 @@ async fn ask_log<L: EventLog, B: BlobStore>(
     session: &Session,
     path: &MediaPath,
     seen: &PathState,
+    stage: Stage,
     disk: OnDisk,
     content: Option<&Content>,
 ) -> Result<Step, PublishError> {
@@ -248,7 +252,7 @@ async fn ask_log<L: EventLog, B: BlobStore>(
     let terms = Terms {
         created: &session.created,
         row_created: row_created.as_ref(),
-        restored: node.index.node()?.no_base == session.generation,
+        restored: stage.no_base == session.generation,
         known,
     };
     let event = last.as_ref().and_then(last_event);

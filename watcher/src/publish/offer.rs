@@ -2,6 +2,7 @@
 
 use super::{Change, Outcome, commit_of, known, last_event};
 use crate::{
+    facts::still,
     look::{self, Last, Refused},
     node::{Node, PublishError},
     removals,
@@ -10,11 +11,10 @@ use crate::{
 use common::{
     blobs::BlobStore,
     event::{Attributes, Event, Kind},
-    index::{Commit, HeldKind, Offer, PathState, Stat},
+    index::{Commit, HeldKind, Offer, PathState},
     log::{EventLog, Logged, Published},
     path::MediaPath,
-    resolve::blocking,
-    root::{FileStat, Look, Root},
+    root::FileStat,
     time::Timestamp,
     trust::Session,
 };
@@ -79,21 +79,19 @@ pub(super) async fn offer_and_publish<L: EventLog, B: BlobStore>(
         detected,
         was: offer.was.clone(),
     };
+    let now = node.facing.still(path, offer.stat).await?;
     let unchanged = match offer.kind {
-        Kind::Added => {
-            let (root, at, stat) = (Arc::clone(&node.root), path.clone(), offer.stat);
-            blocking(move || still(&root, &at, stat)).await
-        }
+        Kind::Added => now.unchanged,
         Kind::Removed => removals::proven(node, path).await?,
     };
     if !unchanged {
         withdraw(node, path, &offer).await?;
         return Ok(None);
     }
-    node.check(session)?;
+    node.check(session, now.stage)?;
     let published = node.log.publish(&event).await?;
     // A log that was reached over another connection may be another log: the offer stands, and is settled after the next look at the log.
-    node.check(session)?;
+    node.check_connection(session)?;
     match published {
         Published::Stored(version) => {
             let commit = Commit {
@@ -109,19 +107,13 @@ pub(super) async fn offer_and_publish<L: EventLog, B: BlobStore>(
                 event: event.identity(node.log.subjects()),
                 generation: session.generation,
             };
-            commit_and_withdraw(node, commit, &offer).await?;
+            if !commit_and_withdraw(node, commit, &offer).await? {
+                return Err(PublishError::SessionOver);
+            }
             let bytes = (offer.kind == Kind::Added).then_some(offer.size);
             Ok(Some(Outcome::Published { version, bytes, racy: offer.racy }))
         }
         Published::Refused => after_refusal(node, session, path, &offer, file).await,
-    }
-}
-
-/// Whether the file still has this stat; for a removal the proof is elsewhere.
-fn still(root: &Root, path: &MediaPath, stat: Option<Stat>) -> bool {
-    match stat {
-        None => true,
-        Some(stat) => matches!(root.look(path), Ok(Look::File(now)) if now.stat == stat),
     }
 }
 
@@ -135,20 +127,23 @@ async fn withdraw<L: EventLog, B: BlobStore>(
     Ok(())
 }
 
+/// False: another generation has begun meanwhile, and the offer stands until its log was looked at.
 async fn commit_and_withdraw<L: EventLog, B: BlobStore>(
     node: &Node<L, B>,
     commit: Commit,
     offer: &Offer,
-) -> Result<(), PublishError> {
+) -> Result<bool, PublishError> {
     let offer = offer.clone();
-    node.index
-        .write(move |tx| {
-            tx.commit(&commit)?;
-            tx.withdraw(&commit.path, &offer)?;
-            tx.release(&commit.path, HeldKind::Removal)
-        })
-        .await?;
-    Ok(())
+    let committed = node.index.write(move |tx| {
+        if tx.node().generation != commit.generation || tx.node().restored {
+            return Ok(false);
+        }
+        tx.commit(&commit)?;
+        tx.withdraw(&commit.path, &offer)?;
+        tx.release(&commit.path, HeldKind::Removal)?;
+        Ok(true)
+    });
+    Ok(committed.await?)
 }
 
 /// Rule 6. `None`: look again.
