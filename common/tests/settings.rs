@@ -58,7 +58,7 @@ fn without_any_setting_everything_has_its_default() {
     let all = cli(&[]);
     let layers = all.common.layers(environment(&[])).unwrap();
     let transfer = all.transfer.resolve(&layers).unwrap();
-    assert_eq!((transfer.limit, transfer.transfers), (None, 64));
+    assert_eq!((transfer.limit, transfer.transfers), (None, 256));
     let place = all.place.resolve(&layers).unwrap();
     assert_eq!((place.removals, place.owner, place.trash_days), (Removals::Trash, None, 7));
     assert_eq!(place.min_free.to_string(), "5%, at most 1GiB");

@@ -203,6 +203,7 @@ class Restart(Workload):
         side.settle()
         side.halt()
         new = fill(side.src, names(self.new, "new"), self.size, seed + 1)
+        time.sleep(3)  # What was written a moment before a start may still be being written.
         began = time.perf_counter()
         side.launch()
         side.written()

@@ -68,7 +68,7 @@ pub struct UploadArgs {
     /// Upload at most this much a second, for example 10MiB [default: no limit]
     #[arg(long, value_name = "SIZE", allow_negative_numbers = true)]
     pub upload_limit: Option<String>,
-    /// Files that are moved at once, 1 to 512 [default: 64]
+    /// Files that are moved at once, 1 to 512 [default: 256]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub transfers: Option<String>,
 }
@@ -79,7 +79,7 @@ pub struct DownloadArgs {
     /// Download at most this much a second, for example 10MiB [default: no limit]
     #[arg(long, value_name = "SIZE", allow_negative_numbers = true)]
     pub download_limit: Option<String>,
-    /// Files that are moved at once, 1 to 512 [default: 64]
+    /// Files that are moved at once, 1 to 512 [default: 256]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub transfers: Option<String>,
 }

@@ -35,7 +35,7 @@ use std::{
 };
 
 /// Files moved at once, where nothing is said: enough to hide the round trips of small files on a slow link.
-const DEFAULT_TRANSFERS: u64 = 64;
+const DEFAULT_TRANSFERS: u64 = 256;
 /// The most files moved at once: each takes a file descriptor or two and up to two chunks of memory.
 const MAX_TRANSFERS: u64 = 512;
 /// The least limit of a rate: below it a single chunk of 256 KiB would outlast every time limit.
