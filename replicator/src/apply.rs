@@ -6,7 +6,6 @@
 use crate::{
     fetch::{Verified, fetch},
     hold::{Verdict, may_replace},
-    intend::intend,
     node::{ApplyError, Node},
     plan::{ByIndex, OnDisk, Plan, Terms, by_index, is_above_row, is_replaced_by_row, must_ask_log, plan},
 };
@@ -18,8 +17,9 @@ use common::{
     known::{Known, known_to_log},
     log::{EventLog, Logged},
     path::MediaPath,
-    resolve::{Name, Resolved, blocking, resolve},
-    root::{Folder, Look, RenameError, Root, copy_attributes},
+    place::Placed,
+    resolve::{Name, blocking, resolve},
+    root::{Look, RenameError, Root, copy_attributes},
     time::Timestamp,
     trust::Session,
 };
@@ -329,45 +329,17 @@ pub async fn place<L: EventLog, B: BlobStore>(
         owner: node.run.clone(),
         generation: done.session.generation,
     };
-    if !intend(node, &event.path, done.seen, &intent).await? {
-        return Ok(None);
-    }
     // Others that want the same content wait until it stands.
-    let (folder, _claim) = match verified {
-        Some(verified) => (verified.folder, verified.claim),
-        None => (node.root.existing_folder(&event.path)?, None),
-    };
-    let renamed = {
-        let (root, intent) = (Arc::clone(&node.root), intent.clone());
-        blocking(move || rename(&root, &intent, folder)).await
-    };
-    let (failed, name) = match renamed {
-        Ok((folder, made_below)) => {
-            node.folders.sync_new(folder, made_below).await.map_err(ApplyError::Disk)?;
-            (None, Name::Synced)
+    let (folder, _claim) = verified.map_or((None, None), |verified| (Some(verified.folder), verified.claim));
+    match node.placer.place(node.log.subjects(), &event.path, done.seen, &intent, folder).await? {
+        Placed::Done => Ok(Some(fetched.map_or(Outcome::Removed, |fetched| Outcome::Placed { fetched }))),
+        Placed::Undone => Ok(None),
+        Placed::Changed => {
+            if intent.temp_ino.is_some() {
+                let root = Arc::clone(&node.root);
+                blocking(move || root.remove_temp(&intent.temp)).await.map_err(ApplyError::Disk)?;
+            }
+            Ok(None)
         }
-        Err(error) => (Some(error), Name::Unsynced),
-    };
-    // What stands under the temp name says whether the rename happened, whatever it answered.
-    let resolved = resolve(&node.root, &node.index, node.log.subjects(), &event.path, &intent, name).await?;
-    match (resolved, failed) {
-        (Resolved::Done, _) => {
-            Ok(Some(fetched.map_or(Outcome::Removed, |fetched| Outcome::Placed { fetched })))
-        }
-        (_, Some(RenameError::Changed) | None) => Ok(None),
-        (_, Some(error)) => Err(error.into()),
     }
-}
-
-fn rename(
-    root: &Root,
-    intent: &Intent,
-    folder: Folder,
-) -> Result<(std::path::PathBuf, Option<std::path::PathBuf>), RenameError> {
-    match (&intent.old, intent.temp_ino) {
-        (None, Some(_)) => root.place_new(&intent.temp, &folder)?,
-        (Some(_), Some(_)) => root.place_over(&intent.temp, &folder)?,
-        (_, None) => root.take_out(&intent.temp, &folder)?,
-    }
-    Ok((folder.path, folder.made_below))
 }

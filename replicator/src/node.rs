@@ -1,13 +1,6 @@
 //! What the stages of this process share, and how their failures are answered.
 
-use crate::{
-    hold::Replacing,
-    intend::Leftovers,
-    parts::Claims,
-    plan::Removals,
-    space::{Lack, Space},
-    sync::FolderSync,
-};
+use crate::{hold::Replacing, parts::Claims, plan::Removals, space::Space};
 use common::{
     blobs::{BlobError, BlobStore},
     broker::BrokerError,
@@ -18,9 +11,11 @@ use common::{
     log::EventLog,
     names::NodeName,
     path::MediaPath,
+    place::{PlaceError, Placer},
     resolve::{Name, ResolveError, resolve},
     root::{MarkerClock, MarkerError, Ownership, RenameError, Root, is_full},
     settings::MinFree,
+    space::Lack,
     trust::{Gate, Session, TrustError},
     vitals::Vitals,
 };
@@ -48,8 +43,7 @@ pub struct Node<L, B> {
     pub download_limit: RateLimit,
     pub owner: Option<Ownership>,
     pub removals: Removals,
-    pub folders: FolderSync,
-    pub leftovers: Leftovers,
+    pub placer: Placer,
     pub large: Arc<Semaphore>,
     /// Unknown files that were replaced lately (rule 8).
     pub replacing: Arc<Replacing>,
@@ -215,6 +209,17 @@ impl From<TrustError> for ApplyError {
     }
 }
 
+impl From<PlaceError> for ApplyError {
+    fn from(error: PlaceError) -> Self {
+        match error {
+            PlaceError::Disk(error) => Self::Disk(error),
+            PlaceError::Rename(error) => error.into(),
+            PlaceError::Index(error) => Self::Index(error),
+            PlaceError::Resolve(error) => Self::Resolve(error),
+        }
+    }
+}
+
 impl From<RenameError> for ApplyError {
     fn from(error: RenameError) -> Self {
         match error {
@@ -227,9 +232,8 @@ impl From<RenameError> for ApplyError {
 impl<L: EventLog, B: BlobStore> Node<L, B> {
     pub fn new(parts: Parts<L, B>) -> Self {
         Self {
-            folders: FolderSync::start(Arc::clone(&parts.root)),
+            placer: Placer::start(Arc::clone(&parts.root), parts.index.clone()),
             space: Space::new(Arc::clone(&parts.root), parts.min_free),
-            leftovers: Leftovers::default(),
             root: parts.root,
             index: parts.index,
             log: parts.log,
