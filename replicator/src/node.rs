@@ -11,7 +11,7 @@ use common::{
     log::EventLog,
     names::NodeName,
     path::MediaPath,
-    place::{PlaceError, Placer},
+    place::{LeftError, PlaceError, Placer},
     resolve::{Name, ResolveError, resolve},
     root::{MarkerClock, MarkerError, Ownership, RenameError, Root, is_full},
     settings::MinFree,
@@ -205,6 +205,15 @@ impl From<TrustError> for ApplyError {
         match error {
             TrustError::Broker(error) => Self::Log(error),
             TrustError::Index(error) => Self::Index(error),
+        }
+    }
+}
+
+impl From<LeftError> for ApplyError {
+    fn from(error: LeftError) -> Self {
+        match error {
+            LeftError::Disk(error) => Self::Disk(error),
+            LeftError::Index(error) => Self::Index(error),
         }
     }
 }

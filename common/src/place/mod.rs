@@ -4,8 +4,10 @@
 //! An index commit whose sync failed may still be found after a crash, until another one has been written over it. If its temp file were gone by then, the
 //! rename would look done. So the file stays until the index has taken a later intent.
 
+mod left;
 mod sync;
 
+pub use left::{LeftError, left_behind, tidy_temp};
 pub use sync::FolderSync;
 
 use crate::{
