@@ -10,7 +10,7 @@ mod serve;
 mod tokens;
 
 pub use problem::Problem;
-pub use query::{Query, refused};
+pub use query::{Query, path_below, refused};
 pub use tokens::{Scope, Scopes, TokenError, Tokens};
 
 use crate::{
@@ -154,7 +154,7 @@ fn router(vitals: Arc<Vitals>, tokens: Option<Tokens>, routes: Routes) -> Router
             Problem::new(StatusCode::NOT_FOUND, format!("there is nothing at {}", uri.path()))
         })
         .method_not_allowed_fallback(async || {
-            Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this can only be read, with GET or HEAD")
+            Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this method is not for what is asked for")
         })
         .layer(middleware::from_fn_with_state(tokens, admitted))
         .layer(middleware::map_response(usual))
