@@ -113,7 +113,7 @@ async fn large(
 ) -> Result<Received, Refused> {
     let (to_disk, disk) = mpsc::channel(WINDOW);
     let (root, name, spool) = (Arc::clone(incoming.root), incoming.name, incoming.spool);
-    let disk = tokio::task::spawn_blocking(move || write(root, name, spool, disk));
+    let disk = tokio::spawn(write(root, name, spool, disk));
     let (to_store, source) = mpsc::channel(1);
     let (hash, hash_out) = oneshot::channel();
     let source = Source { chunks: source, hash: hash_out };
@@ -203,24 +203,37 @@ fn create(root: &Arc<Root>, content: ContentHash) -> io::Result<(TempFile, Name)
     Ok((temp, name))
 }
 
-/// Hashes what comes, and writes it where it is to be placed. Blocks.
-fn write(
+/// A file as far as it has come.
+struct Writing {
+    hasher: Hasher,
+    size: u64,
+    file: Option<(TempFile, Name)>,
+}
+
+/// Hashes what comes, and writes it where it is to be placed. A thread is taken for each chunk, and not for the file: a slow client would keep it from others.
+async fn write(
     root: Arc<Root>,
     content: ContentHash,
     spool: bool,
     mut chunks: mpsc::Receiver<Bytes>,
 ) -> io::Result<(ContentHash, Option<Spooled>)> {
-    let made = if spool { Some(create(&root, content)?) } else { None };
-    let (mut hasher, mut size) = (Hasher::new(), 0);
-    while let Some(chunk) = chunks.blocking_recv() {
-        hasher.update(&chunk);
+    let of = Arc::clone(&root);
+    let file = blocking(move || if spool { create(&of, content).map(Some) } else { Ok(None) }).await?;
+    let mut writing = Writing { hasher: Hasher::new(), size: 0, file };
+    while let Some(chunk) = chunks.recv().await {
         root.got_on(chunk.len());
-        size += chunk.len() as u64;
-        if let Some((temp, _)) = &made {
-            (&temp.file).write_all(&chunk)?;
-        }
+        writing = blocking(move || {
+            writing.hasher.update(&chunk);
+            writing.size += chunk.len() as u64;
+            if let Some((temp, _)) = &writing.file {
+                (&temp.file).write_all(&chunk)?;
+            }
+            Ok::<_, io::Error>(writing)
+        })
+        .await?;
     }
-    let spooled = made.map(|(temp, name)| Spooled::new(root, temp, name, size)).transpose()?;
+    let Writing { hasher, size, file } = writing;
+    let spooled = file.map(|(temp, name)| Spooled::new(root, temp, name, size)).transpose()?;
     Ok((hasher.finish(), spooled))
 }
 
