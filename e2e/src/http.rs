@@ -169,6 +169,15 @@ impl Sending {
     /// # Panics
     /// When there is no answer.
     pub fn answer(self) -> Answer {
+        self.answer_within(PATIENCE)
+    }
+
+    /// The same where the answer may take longer.
+    ///
+    /// # Panics
+    /// When there is none within `limit`.
+    pub fn answer_within(self, limit: Duration) -> Answer {
+        self.0.set_read_timeout(Some(limit)).expect("set");
         read(self.0).unwrap_or_else(|e| panic!("no answer: {e}"))
     }
 }

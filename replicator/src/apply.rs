@@ -19,7 +19,7 @@ use common::{
     path::MediaPath,
     place::Placed,
     resolve::{Name, blocking, resolve},
-    root::{Look, RenameError, Root, copy_attributes},
+    root::{Look, RenameError, Root, UPLOAD, copy_attributes},
     time::Timestamp,
     trust::Session,
 };
@@ -61,6 +61,7 @@ pub async fn apply<L: EventLog, B: BlobStore>(
     logged: &Logged,
     event: &Event,
 ) -> Result<Outcome, ApplyError> {
+    let mut waited = false;
     for _ in 0..TRIES {
         node.check(session)?;
         let seen = settled(node, &event.path).await?;
@@ -97,6 +98,9 @@ pub async fn apply<L: EventLog, B: BlobStore>(
                     Verdict::Hold => return Err(ApplyError::Held),
                     Verdict::Keep => done.row(None, Some(Aside::AskWatcher)).await?.then_some(Outcome::Kept),
                     Verdict::Replace => {
+                        if !std::mem::replace(&mut waited, true) && uploaded_here(node, event).await? {
+                            continue;
+                        }
                         node.before_change().await?;
                         let verified = fetch(node, event, attributes).await?;
                         place(&done, disk, known, Some(verified)).await?
@@ -122,6 +126,27 @@ pub async fn apply<L: EventLog, B: BlobStore>(
         }
     }
     Err(ApplyError::Changing)
+}
+
+/// Waits while the watcher of this node has the content as an upload, which it is about to place: it would be fetched for nothing. False: it has not.
+async fn uploaded_here<L: EventLog, B: BlobStore>(
+    node: &Node<L, B>,
+    event: &Event,
+) -> Result<bool, ApplyError> {
+    let (began, upload) = (Instant::now(), format!("{UPLOAD}{}.", event.sha256));
+    let mut waited = false;
+    // One that was left behind by a crash costs this once.
+    while began.elapsed() < INTENT_PATIENCE {
+        let (root, upload) = (Arc::clone(&node.root), upload.clone());
+        let complete = move |name: &String| name.starts_with(&upload) && !name.ends_with(".part");
+        let stands = blocking(move || Ok(root.temp_names()?.iter().any(complete)));
+        if !stands.await.map_err(ApplyError::Disk)? {
+            break;
+        }
+        waited = true;
+        tokio::time::sleep(INTENT_PAUSE).await;
+    }
+    Ok(waited)
 }
 
 /// The path's state once no intent stands: that of the other process is waited for, and finished when its maker is dead.

@@ -73,7 +73,7 @@ fn dies_at(call: &str, nth: u32, replicator: bool) {
     let process = mirror.nodes[0].process(Role::Watcher).id();
     let trace = Trace::at(mirror.dir().join("trace")).only(mirror.nodes[0].path(".mirror/tmp"));
     let injection = Injection::new(call, Fault::Kill, nth);
-    let strace = trace.attach(process, &mirror.dir().to_owned(), &[], &[injection]);
+    let strace = trace.attach(process, mirror.dir(), &[], &[injection]);
     let second = content("second", 300_000);
     let mut sending =
         http.begin(&request(&second, "?path=x"), &[&format!("Content-Length: {}", second.len())]);
