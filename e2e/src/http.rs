@@ -96,6 +96,33 @@ impl Http {
         live
     }
 
+    /// A request with a body.
+    ///
+    /// # Panics
+    /// When there is no answer.
+    pub fn send(&self, request: &str, headers: &[&str], body: &[u8]) -> Answer {
+        let length = format!("Content-Length: {}", body.len());
+        let mut sending = self.begin(request, &[&[length.as_str()], headers].concat());
+        sending.send(body);
+        sending.answer()
+    }
+
+    /// The head of a request with a body.
+    ///
+    /// # Panics
+    /// When nobody listens.
+    pub fn begin(&self, request: &str, headers: &[&str]) -> Sending {
+        let mut stream = TcpStream::connect(self.0).expect("a connection");
+        stream.set_read_timeout(Some(PATIENCE)).expect("set");
+        let mut head = format!("{request} HTTP/1.1\r\nConnection: close\r\n");
+        if !headers.iter().any(|header| header.starts_with("Host:")) {
+            head += &format!("Host: {}\r\n", self.0);
+        }
+        headers.iter().for_each(|header| head += &format!("{header}\r\n"));
+        stream.write_all(format!("{head}\r\n").as_bytes()).expect("a request");
+        Sending(stream)
+    }
+
     fn try_ask(&self, request: &str, headers: &[&str]) -> Result<Answer, String> {
         self.try_ask_within(PATIENCE, request, headers)
     }
@@ -107,14 +134,7 @@ impl Http {
         let mut head = format!("{request} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n", self.0);
         headers.iter().for_each(|header| head += &format!("{header}\r\n"));
         stream.write_all(format!("{head}\r\n").as_bytes()).map_err(text)?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).map_err(text)?;
-        let (head, body) = answer.split_once("\r\n\r\n").ok_or("no head")?;
-        let mut lines = head.lines();
-        let status = lines.next().and_then(|line| line.split(' ').nth(1)?.parse().ok()).ok_or("no status")?;
-        let fields = lines.filter_map(|line| line.split_once(": "));
-        let headers = fields.map(|(name, value)| (name.to_lowercase(), value.to_owned())).collect();
-        Ok(Answer { status, headers, body: body.to_owned() })
+        read(stream)
     }
 
     /// Its metrics now.
@@ -133,6 +153,44 @@ impl Http {
             if same { Ok(answer) } else { Err(format!("{answer:?}")) }
         })
     }
+}
+
+/// A request whose body is being sent; dropped, its client has gone.
+pub struct Sending(TcpStream);
+
+impl Sending {
+    /// Sends a part of the body. A server that does not want it is no failure: its answer says why.
+    pub fn send(&mut self, part: &[u8]) {
+        let _ = self.0.write_all(part);
+    }
+
+    /// That was all of the body, or more than the server wants.
+    ///
+    /// # Panics
+    /// When there is no answer.
+    pub fn answer(self) -> Answer {
+        self.answer_within(PATIENCE)
+    }
+
+    /// The same where the answer may take longer.
+    ///
+    /// # Panics
+    /// When there is none within `limit`.
+    pub fn answer_within(self, limit: Duration) -> Answer {
+        self.0.set_read_timeout(Some(limit)).expect("set");
+        read(self.0).unwrap_or_else(|e| panic!("no answer: {e}"))
+    }
+}
+
+fn read(mut stream: TcpStream) -> Result<Answer, String> {
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).map_err(|error| error.to_string())?;
+    let (head, body) = answer.split_once("\r\n\r\n").ok_or("no head")?;
+    let mut lines = head.lines();
+    let status = lines.next().and_then(|line| line.split(' ').nth(1)?.parse().ok()).ok_or("no status")?;
+    let fields = lines.filter_map(|line| line.split_once(": "));
+    let headers = fields.map(|(name, value)| (name.to_lowercase(), value.to_owned())).collect();
+    Ok(Answer { status, headers, body: body.to_owned() })
 }
 
 /// Server-sent events that are being followed.

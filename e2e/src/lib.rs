@@ -24,7 +24,7 @@ mod writer;
 
 pub use broker::{Broker, Traffic, free_port};
 pub use disk::{Cut, Disk};
-pub use http::{Answer, Http, Live, LiveEvent, Samples, fetch};
+pub use http::{Answer, Http, Live, LiveEvent, Samples, Sending, fetch};
 pub use inotify::{INSTANCES, WATCHES, lift, limited, may_limit};
 pub use mirror::Mirror;
 pub use nats::{LogLine, Nats, Spoil, Tap, Transfers};

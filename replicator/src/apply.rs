@@ -6,7 +6,6 @@
 use crate::{
     fetch::{Verified, fetch},
     hold::{Verdict, may_replace},
-    intend::intend,
     node::{ApplyError, Node},
     plan::{ByIndex, OnDisk, Plan, Terms, by_index, is_above_row, is_replaced_by_row, must_ask_log, plan},
 };
@@ -18,12 +17,13 @@ use common::{
     known::{Known, known_to_log},
     log::{EventLog, Logged},
     path::MediaPath,
-    resolve::{Name, Resolved, blocking, resolve},
-    root::{Folder, Look, RenameError, Root, copy_attributes},
+    place::Placed,
+    resolve::{Name, blocking, resolve},
+    root::{Look, RenameError, Root, UPLOAD, copy_attributes},
     time::Timestamp,
     trust::Session,
 };
-use std::{io, path::PathBuf, sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 /// How often an event is planned anew when its path changes under our hands.
@@ -61,6 +61,7 @@ pub async fn apply<L: EventLog, B: BlobStore>(
     logged: &Logged,
     event: &Event,
 ) -> Result<Outcome, ApplyError> {
+    let mut waited = false;
     for _ in 0..TRIES {
         let facts = node.facing.ask((event.path.clone(), event.sha256)).await?;
         node.check(session, facts.stage)?;
@@ -102,6 +103,9 @@ pub async fn apply<L: EventLog, B: BlobStore>(
                     Verdict::Hold => return Err(ApplyError::Held),
                     Verdict::Keep => done.row(None, Some(Aside::AskWatcher)).await?.then_some(Outcome::Kept),
                     Verdict::Replace => {
+                        if !std::mem::replace(&mut waited, true) && uploaded_here(node, event).await? {
+                            continue;
+                        }
                         node.before_change().await?;
                         let verified = fetch(node, event, attributes, here).await?;
                         place(&done, disk, known, Some(verified)).await?
@@ -127,6 +131,27 @@ pub async fn apply<L: EventLog, B: BlobStore>(
         }
     }
     Err(ApplyError::Changing)
+}
+
+/// Waits while the watcher of this node has the content as an upload, which it is about to place: it would be fetched for nothing. False: it has not.
+async fn uploaded_here<L: EventLog, B: BlobStore>(
+    node: &Node<L, B>,
+    event: &Event,
+) -> Result<bool, ApplyError> {
+    let (began, upload) = (Instant::now(), format!("{UPLOAD}{}.", event.sha256));
+    let mut waited = false;
+    // One that was left behind by a crash costs this once.
+    while began.elapsed() < INTENT_PATIENCE {
+        let (root, upload) = (Arc::clone(&node.root), upload.clone());
+        let complete = move |name: &String| name.starts_with(&upload) && !name.ends_with(".part");
+        let stands = blocking(move || Ok(root.temp_names()?.iter().any(complete)));
+        if !stands.await.map_err(ApplyError::Disk)? {
+            break;
+        }
+        waited = true;
+        tokio::time::sleep(INTENT_PAUSE).await;
+    }
+    Ok(waited)
 }
 
 /// The path's state once no intent stands: that of the other process is waited for, and finished when its maker is dead.
@@ -333,44 +358,17 @@ pub async fn place<L: EventLog, B: BlobStore>(
         owner: node.run.clone(),
         generation: done.session.generation,
     };
-    if !intend(node, &event.path, done.seen, &intent).await? {
-        return Ok(None);
-    }
     // Others that want the same content wait until it stands.
-    let (folder, _claim) = match verified {
-        Some(verified) => (verified.folder, verified.claim),
-        None => (node.root.existing_folder(&event.path)?, None),
-    };
-    let (failed, name) = match node.renames.ask((intent.clone(), folder)).await {
-        Ok(Renamed { folder, made_below }) => {
-            node.folders.sync_new(folder, made_below).await.map_err(ApplyError::Disk)?;
-            (None, Name::Synced)
+    let (folder, _claim) = verified.map_or((None, None), |verified| (Some(verified.folder), verified.claim));
+    match node.placer.place(node.log.subjects(), &event.path, done.seen, &intent, folder).await? {
+        Placed::Done => Ok(Some(fetched.map_or(Outcome::Removed, |fetched| Outcome::Placed { fetched }))),
+        Placed::Undone => Ok(None),
+        Placed::Changed => {
+            if intent.temp_ino.is_some() {
+                let root = Arc::clone(&node.root);
+                blocking(move || root.remove_temp(&intent.temp)).await.map_err(ApplyError::Disk)?;
+            }
+            Ok(None)
         }
-        Err(error) => (Some(error), Name::Unsynced),
-    };
-    // What stands under the temp name says whether the rename happened, whatever it answered.
-    let resolved = resolve(&node.root, &node.index, node.log.subjects(), &event.path, &intent, name).await?;
-    match (resolved, failed) {
-        (Resolved::Done, _) => {
-            Ok(Some(fetched.map_or(Outcome::Removed, |fetched| Outcome::Placed { fetched })))
-        }
-        (_, Some(RenameError::Changed) | None) => Ok(None),
-        (_, Some(error)) => Err(error.into()),
     }
-}
-
-/// Where a name was changed: the folder, and the one above the first that was made for it.
-pub struct Renamed {
-    folder: PathBuf,
-    made_below: Option<PathBuf>,
-}
-
-/// Brings an intent about. Microseconds.
-pub fn rename(root: &Root, intent: &Intent, folder: Folder) -> Result<Renamed, RenameError> {
-    match (&intent.old, intent.temp_ino) {
-        (None, Some(_)) => root.place_new(&intent.temp, &folder)?,
-        (Some(_), Some(_)) => root.place_over(&intent.temp, &folder)?,
-        (_, None) => root.take_out(&intent.temp, &folder)?,
-    }
-    Ok(Renamed { folder: folder.path, made_below: folder.made_below })
 }

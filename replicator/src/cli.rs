@@ -1,6 +1,5 @@
 //! What the user typed, and which command it is.
 
-use crate::wait::{Enough, Wanted, What};
 use crate::{
     commands, doctor, history, history::Which, log_command, nodes, parked, replay, restore, verify, wait,
 };
@@ -18,6 +17,7 @@ use common::{
     },
     startup::runtime,
     status,
+    wait::{Enough, Wanted, What},
 };
 use std::time::Duration;
 use url::Url;

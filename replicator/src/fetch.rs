@@ -7,7 +7,7 @@
 use crate::{
     node::{ApplyError, Node},
     parts::{Begun, Claim, Piece},
-    space::{self, Reservation},
+    space,
 };
 use common::{
     blobs::{BlobReader, BlobStore},
@@ -17,8 +17,10 @@ use common::{
     limits::RateLimit,
     log::EventLog,
     path::MediaPath,
+    place,
     resolve::blocking,
-    root::{FileStat, Folder, Look, Ownership, Root, TempFile, copy_attributes},
+    root::{Folder, Look, Ownership, Root, TempFile},
+    space::Reservation,
 };
 use std::{
     fs::File,
@@ -216,14 +218,11 @@ impl Placing {
         }
     }
 
-    /// Attributes, then the sync: a file that is durable is durable as it will stand. A sync that fails is final for this file.
     fn finish(&self, mut temp: TempFile, fetched: u64) -> Result<Verified, ApplyError> {
         let folder = self.root.make_folder(&self.path)?;
-        self.root.give(&temp.file, &folder, self.owner).map_err(ApplyError::Disk)?;
-        copy_attributes(&temp.file, self.attributes.mode, self.attributes.mtime).map_err(ApplyError::Disk)?;
-        temp.file.sync_all().map_err(ApplyError::Disk)?;
-        self.root.complete_temp(&mut temp).map_err(ApplyError::Disk)?;
-        let stat = FileStat::of(&temp.file).map_err(ApplyError::Disk)?.stat;
+        let travels = (self.attributes.mode, self.attributes.mtime);
+        let stat = place::finish(&self.root, &mut temp, &folder, self.owner, travels);
+        let stat = stat.map_err(ApplyError::Disk)?;
         let (ino, size, mtime) = (stat.ino, stat.size, stat.mtime);
         Ok(Verified { temp: temp.name, ino, size, mtime, folder, fetched, claim: None })
     }

@@ -1,14 +1,11 @@
 //! What the stages of this process share, and how their failures are answered.
 
 use crate::{
-    apply::{Renamed, rename},
     facts::{Facing, facing},
     hold::Replacing,
-    intend::Leftovers,
     parts::Claims,
     plan::Removals,
-    space::{Lack, Space},
-    sync::FolderSync,
+    space::Space,
 };
 use common::{
     blobs::{BlobError, BlobStore},
@@ -20,10 +17,11 @@ use common::{
     log::EventLog,
     names::NodeName,
     path::MediaPath,
+    place::{LeftError, PlaceError, Placer},
     resolve::{Name, ResolveError, resolve},
-    root::{Folder, MarkerClock, MarkerError, Ownership, RenameError, Root, is_full},
-    rounds::Rounds,
+    root::{MarkerClock, MarkerError, Ownership, RenameError, Root, is_full},
     settings::MinFree,
+    space::Lack,
     trust::{Gate, Session, TrustError},
     vitals::Vitals,
 };
@@ -51,10 +49,8 @@ pub struct Node<L, B> {
     pub download_limit: RateLimit,
     pub owner: Option<Ownership>,
     pub removals: Removals,
-    pub folders: FolderSync,
     pub facing: Facing,
-    pub renames: Rounds<(Intent, Folder), Result<Renamed, RenameError>>,
-    pub leftovers: Leftovers,
+    pub placer: Placer,
     pub large: Arc<Semaphore>,
     /// Unknown files that were replaced lately (rule 8).
     pub replacing: Arc<Replacing>,
@@ -220,6 +216,26 @@ impl From<TrustError> for ApplyError {
     }
 }
 
+impl From<LeftError> for ApplyError {
+    fn from(error: LeftError) -> Self {
+        match error {
+            LeftError::Disk(error) => Self::Disk(error),
+            LeftError::Index(error) => Self::Index(error),
+        }
+    }
+}
+
+impl From<PlaceError> for ApplyError {
+    fn from(error: PlaceError) -> Self {
+        match error {
+            PlaceError::Disk(error) => Self::Disk(error),
+            PlaceError::Rename(error) => error.into(),
+            PlaceError::Index(error) => Self::Index(error),
+            PlaceError::Resolve(error) => Self::Resolve(error),
+        }
+    }
+}
+
 impl From<RenameError> for ApplyError {
     fn from(error: RenameError) -> Self {
         match error {
@@ -232,16 +248,9 @@ impl From<RenameError> for ApplyError {
 impl<L: EventLog, B: BlobStore> Node<L, B> {
     pub fn new(parts: Parts<L, B>) -> Self {
         Self {
-            folders: FolderSync::start(Arc::clone(&parts.root)),
             facing: facing(&parts.root, &parts.index),
-            renames: Rounds::start({
-                let root = Arc::clone(&parts.root);
-                move |asked: Vec<(Intent, Folder)>| {
-                    asked.into_iter().map(|(intent, folder)| rename(&root, &intent, folder)).collect()
-                }
-            }),
+            placer: Placer::start(Arc::clone(&parts.root), parts.index.clone()),
             space: Space::new(Arc::clone(&parts.root), parts.min_free),
-            leftovers: Leftovers::default(),
             root: parts.root,
             index: parts.index,
             log: parts.log,

@@ -37,7 +37,8 @@ async fn sync_folders<L: EventLog, B: BlobStore>(
 ) -> HashSet<PathBuf> {
     let folders: HashSet<PathBuf> =
         intents.iter().flat_map(|(path, _)| path.parent().ancestors().map(PathBuf::from)).collect();
-    let syncs =
-        folders.into_iter().map(async |folder| node.folders.sync(folder.clone()).await.ok().map(|()| folder));
+    let syncs = folders
+        .into_iter()
+        .map(async |folder| node.placer.folders.sync(folder.clone()).await.ok().map(|()| folder));
     stream::iter(syncs).buffer_unordered(AT_ONCE).filter_map(async |synced| synced).collect().await
 }

@@ -1,19 +1,16 @@
-//! What lies in `.mirror`: files left in `tmp` by an earlier run, and the trash.
+//! What lies in `.mirror`: files left in `tmp` by a process that was killed while it tested the file system, and the trash.
 
-use crate::node::{ApplyError, Node};
+use crate::node::Node;
 use crate::plan::Removals;
 use common::{
     blobs::BlobStore,
-    content::hash_open,
-    hash::ContentHash,
     index::{IndexError, Stat, Trashed},
     log::EventLog,
-    path::MediaPath,
     resolve::blocking,
     root::{Look, Root},
     time::Timestamp,
 };
-use std::{collections::HashSet, io, sync::Arc};
+use std::{io, sync::Arc};
 
 /// A writer that still holds a file which was exchanged out has this long until it is looked at again.
 const LOOK_AGAIN_SECONDS: f64 = 10.0;
@@ -21,69 +18,9 @@ const LOOK_AGAIN_SECONDS: f64 = 10.0;
 const SHARE: u64 = 10;
 
 /// What the names of files begin with by which a starting process tests the file system.
-const PROBE: &str = "probe.";
+pub const PROBE: &str = "probe.";
 /// Such a test takes milliseconds; what is older was left by a process that was killed in it.
-const PROBE_SECONDS: f64 = 10.0;
-
-/// The names in `.mirror/tmp` that an earlier run has left for [`tidy_temp`]. To be asked for before anything is placed: what is made later is not among them. What an
-/// intent names, or a blob that is half fetched, is left alone.
-pub async fn left_behind<L: EventLog, B: BlobStore>(node: &Node<L, B>) -> Result<Vec<String>, ApplyError> {
-    let root = Arc::clone(&node.root);
-    let mut names = blocking(move || root.temp_names()).await.map_err(ApplyError::Disk)?;
-    let intents = node.index.intents()?.into_iter().map(|(_, intent)| intent.temp);
-    let used: HashSet<String> = intents.chain(node.index.fetches()?.into_iter().map(|f| f.temp)).collect();
-    names.retain(|name| !name.starts_with(PROBE) && !used.contains(name));
-    Ok(names)
-}
-
-/// Tidies what an earlier run has left in `.mirror/tmp`, beside the work, since it may have to read it: unfinished downloads are deleted; what came out of the tree and did not
-/// reach the trash is moved there; a complete file that no intent names and that is what its name says is deleted, and one that is not is somebody's work: a lost conflict.
-pub async fn tidy_temp<L: EventLog, B: BlobStore>(
-    node: &Node<L, B>,
-    left: &[String],
-) -> Result<(), ApplyError> {
-    for name in left {
-        if let Some(known) = node.index.trashed(name)? {
-            let root = Arc::clone(&node.root);
-            blocking(move || root.trash_temp(&known.id, &known.id, &known.path))
-                .await
-                .map_err(ApplyError::Disk)?;
-            continue;
-        }
-        let (root, name) = (Arc::clone(&node.root), name.clone());
-        let found = blocking(move || inspect(&root, &name)).await.map_err(ApplyError::Disk)?;
-        if let Some(lost) = found {
-            tracing::warn!(trash = %lost.id, "a file of unknown origin in .mirror/tmp was moved to the trash");
-            let entry = lost.clone();
-            node.index.write(move |tx| tx.add_trash(&entry)).await?;
-            let root = Arc::clone(&node.root);
-            blocking(move || root.trash_temp(&lost.id, &lost.id, &lost.path))
-                .await
-                .map_err(ApplyError::Disk)?;
-        }
-    }
-    Ok(())
-}
-
-/// Deletes what is ours; returns what is not.
-fn inspect(root: &Root, name: &str) -> io::Result<Option<Trashed>> {
-    let Look::File(stat) = root.look_temp(name)? else { return Ok(None) };
-    let named = name.split('.').next().and_then(|hash| hash.parse::<ContentHash>().ok());
-    if name.ends_with(".part") || Some(hash_open(&mut root.open_temp(name)?)?.0) == named {
-        root.remove_temp(name)?;
-        return Ok(None);
-    }
-    let path = MediaPath::new(name.as_bytes()).map_err(io::Error::other)?;
-    Ok(Some(Trashed {
-        id: name.into(),
-        path,
-        sha256: None,
-        lost: true,
-        stat: stat.stat,
-        moved: Timestamp::now(),
-        checked: true,
-    }))
-}
+pub const PROBE_SECONDS: f64 = 10.0;
 
 /// Deletes what a process left that was killed while it tested the file system.
 fn drop_probes(root: &Root) -> io::Result<()> {

@@ -6,7 +6,7 @@ use common::{
     exit::{Exit, Failure},
     logging,
     nodes::Role,
-    settings::{CommonArgs, Environment, HealthArgs, Layers, Settings, UploadArgs, WatchArgs},
+    settings::{CommonArgs, Environment, HealthArgs, Layers, ReceiveArgs, Settings, UploadArgs, WatchArgs},
     startup::runtime,
     status,
 };
@@ -28,6 +28,8 @@ enum Command {
         transfer: UploadArgs,
         #[command(flatten)]
         watch: WatchArgs,
+        #[command(flatten)]
+        receive: ReceiveArgs,
         #[command(flatten)]
         health: HealthArgs,
     },
@@ -67,9 +69,10 @@ pub fn run() -> Result<Exit, Failure> {
 
 async fn dispatch(command: Command, settings: Settings, layers: Layers) -> Result<Exit, Failure> {
     match command {
-        Command::Run { transfer, watch, health } => {
+        Command::Run { transfer, watch, receive, health } => {
             let (transfer, watch) = (transfer.resolve(&layers)?, watch.resolve(&layers)?);
-            commands::run(settings, transfer, watch, health.resolve(&layers)?).await
+            let receive = receive.resolve(&layers)?;
+            commands::run(settings, transfer, watch, receive, health.resolve(&layers)?).await
         }
         Command::Scan { transfer, watch } => {
             commands::scan(settings, transfer.resolve(&layers)?, watch.resolve(&layers)?).await

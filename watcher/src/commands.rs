@@ -1,6 +1,7 @@
 //! The commands, each from settings to an exit code.
 
 use crate::{
+    http::Api,
     node::{Node, Parts, Rules},
     service::{Ground, Mode, Online, Service, ServiceError, Summary, Tally},
 };
@@ -8,14 +9,15 @@ use common::{
     bar::{self, Bar},
     blobs::NatsBlobs,
     broker::Broker,
+    error_chain,
     exit::{Exit, Failure, Fault},
-    http::Routes,
     index::HeldCount,
     limits::RateLimit,
     log::JetStreamLog,
     nodes::{ReportError, Reporter, Role},
-    root::IgnoreRules,
-    settings::{Settings, TransferSettings, WatchSettings},
+    place::{left_behind, tidy_temp},
+    root::{IgnoreRules, Ownership, UPLOAD},
+    settings::{MinFree, Owner, ReceiveSettings, Settings, TransferSettings, WatchSettings},
     startup::{
         Local, Stores, Told, connect_command, connect_service, identity, index_of, is_running,
         stop_on_signals,
@@ -29,6 +31,7 @@ use std::{
     sync::{Arc, OnceLock, atomic::Ordering},
     time::Duration,
 };
+use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 impl Fault for ServiceError {
@@ -56,6 +59,7 @@ fn ground(local: &Local, watch: &WatchSettings, vitals: Arc<Vitals>) -> Result<G
         rules: Rules::new(IgnoreRules::read(local.root.path(), &watch.ignore)?),
         patterns: watch.ignore.clone(),
         vitals,
+        removals: Arc::default(),
     })
 }
 
@@ -64,6 +68,7 @@ fn node(
     upload_limit: RateLimit,
     local: &Local,
     rules: Rules,
+    (owner, min_free): (Option<Ownership>, MinFree),
     broker: &Broker,
     (log, blobs): (JetStreamLog, NatsBlobs),
 ) -> Node<JetStreamLog, NatsBlobs> {
@@ -74,6 +79,8 @@ fn node(
         blobs,
         name: settings.node.clone(),
         upload_limit,
+        owner,
+        min_free,
         rules,
         state_dir: local.state.clone(),
         gate: Gate::new(broker.connection(), Stores::keeper(broker, settings)),
@@ -84,15 +91,22 @@ pub async fn run(
     settings: Settings,
     transfer: TransferSettings,
     watch: WatchSettings,
+    receive: ReceiveSettings,
     max_lag: Duration,
 ) -> Result<Exit, Failure> {
     IgnoreRules::new(&watch.ignore, None)?;
+    let owner = receive.owner.as_ref().map(Owner::look_up).transpose()?;
+    let owner = owner.map(|(uid, gid)| Ownership { uid, gid });
     let stop = stop_on_signals().map_err(|error| Failure::new(Exit::Failed, error))?;
     let local = Local::open(&settings, Role::Watcher, Some(&stop)).await?;
     let limit = RateLimit::new(transfer.limit.map(|size| size.bytes()));
-    let told =
-        Told::start(&settings, Role::Watcher, max_lag, limit.clone(), &stop, Routes::default()).await?;
-    let ground = ground(&local, &watch, Arc::clone(&told.vitals))?;
+    let _tidying = tidy(&local).await;
+    let live = watch::Sender::new(None);
+    let removals = Arc::default();
+    let api = Api::new(live.subscribe(), receive.max_upload.bytes(), Arc::clone(&removals), stop.clone());
+    let told = Told::start(&settings, Role::Watcher, max_lag, limit.clone(), &stop, api.routes()).await?;
+    api.tells(&told.vitals);
+    let ground = Ground { removals, ..ground(&local, &watch, Arc::clone(&told.vitals))? };
     let rules = ground.rules.clone();
     // Kept apart, so that it is left in order also when it was reached and not yet of use.
     let (reached, probing) = (OnceLock::new(), OnceLock::new());
@@ -109,21 +123,42 @@ pub async fn run(
         }
         told.vitals.reported_by(&reporter);
         let bucket = reporter.bucket();
+        if let Some(bucket) = &bucket {
+            api.reached(stores.log.clone(), bucket.clone());
+        }
         probing.get_or_init(|| {
             let neighbours =
                 bucket.map(|bucket| neighbours::start(&told.vitals, bucket, settings.node.clone()));
             (probe::start(&told.vitals, stores.log.clone()), neighbours)
         });
-        let node = node(&settings, limit, &local, rules, broker, (stores.log, stores.blobs));
+        let placing = (owner, receive.min_free);
+        let node = node(&settings, limit, &local, rules, placing, broker, (stores.log, stores.blobs));
         Ok(Some(Online { node, reporter }))
     };
     tracing::info!(root = %local.root.path().display(), mirror = %settings.mirror, node = %settings.node, "watching");
-    let ended = Service::new(ground, Mode::Run, transfer.transfers).run(connect, stop.clone()).await;
+    let service = Service::new(ground, Mode::Run, transfer.transfers).telling(live);
+    let ended = service.run(connect, stop.clone()).await;
+    api.end().await;
     told.end().await;
     if let Some(broker) = reached.get() {
         broker.shutdown().await;
     }
     ended.map(|_| Exit::Done)
+}
+
+/// Lists what an earlier run left of uploads, and tidies it beside the start: it may have to be read.
+async fn tidy(local: &Local) -> AbortOnDropHandle<()> {
+    let (root, index) = (Arc::clone(&local.root), local.index.clone());
+    let left = left_behind(&root, &index, |name| name.starts_with(UPLOAD)).await;
+    AbortOnDropHandle::new(tokio::spawn(async move {
+        let tidied = match left {
+            Ok(left) => tidy_temp(&root, &index, &left).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = tidied {
+            tracing::warn!(error = %error_chain(&error), "unfinished uploads stay until the next start");
+        }
+    }))
 }
 
 pub async fn scan(
@@ -148,7 +183,8 @@ pub async fn scan(
         let identity = identity(&settings, &local.state, Role::Watcher, &broker, None)?;
         let reporter = Reporter::new(broker.connection(), identity);
         let rules = ground.rules.clone();
-        let node = node(&settings, limit, &local, rules, &broker, (stores.log, stores.blobs));
+        let placing = (None, MinFree::default());
+        let node = node(&settings, limit, &local, rules, placing, &broker, (stores.log, stores.blobs));
         let lost = give_up_on(&broker, &stop);
         let connected = std::future::ready(Ok(Some(Online { node, reporter })));
         let service = Service::new(ground, Mode::Scan { found, done }, transfer.transfers);

@@ -1,6 +1,6 @@
 //! What the stages of this process share, and how their failures are answered.
 
-use crate::facts::Facing;
+use crate::{facts::Facing, turns::Turns};
 use common::{
     blobs::{BlobError, BlobStore},
     broker::BrokerError,
@@ -10,16 +10,20 @@ use common::{
     local_lock::LocalLock,
     log::EventLog,
     names::NodeName,
+    nodes::Role,
     path::MediaPath,
+    place::Placer,
     resolve::{Name, ResolveError, Resolved, resolve},
-    root::{IgnoreRules, MarkerClock, MarkerError, Root},
+    root::{IgnoreRules, MarkerClock, MarkerError, Ownership, Root},
+    settings::MinFree,
+    space::Space,
     trust::{Gate, Session, TrustError},
 };
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     io,
     path::PathBuf,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, MutexGuard, PoisonError, RwLock},
     time::Duration,
 };
 use tokio::{sync::Semaphore, time::Instant};
@@ -50,6 +54,9 @@ impl Rules {
     }
 }
 
+/// What is worked with as long as the log is trusted.
+pub type Working<L, B> = Option<(Arc<Node<L, B>>, Session)>;
+
 /// What the stages share.
 pub struct Node<L, B> {
     pub root: Arc<Root>,
@@ -62,6 +69,15 @@ pub struct Node<L, B> {
     /// One permit for each KiB of small files in memory.
     pub memory: Arc<Semaphore>,
     pub large: Arc<Semaphore>,
+    pub placer: Placer,
+    pub space: Space,
+    /// Who owns what is placed; `None`: as its folder.
+    pub owner: Option<Ownership>,
+    /// This run of the process, by which its intents are known.
+    pub run: String,
+    /// Who is at a path: a user's file, or what was asked for over HTTP.
+    pub turns: Turns<MediaPath>,
+    placing: std::sync::Mutex<HashSet<MediaPath>>,
     rules: Rules,
     state_dir: PathBuf,
     gate: Gate,
@@ -77,6 +93,8 @@ pub struct Parts<L, B> {
     pub blobs: B,
     pub name: NodeName,
     pub upload_limit: RateLimit,
+    pub owner: Option<Ownership>,
+    pub min_free: MinFree,
     pub rules: Rules,
     pub state_dir: PathBuf,
     pub gate: Gate,
@@ -115,7 +133,7 @@ pub enum PublishError {
     /// The root is not the one we know.
     #[error(transparent)]
     Marker(#[from] MarkerError),
-    /// An intent that the replicator left.
+    /// An intent that was left standing.
     #[error(transparent)]
     Resolve(#[from] ResolveError),
 }
@@ -184,6 +202,14 @@ impl PublishError {
     }
 }
 
+struct PlacingEnds<'a>(&'a std::sync::Mutex<HashSet<MediaPath>>, MediaPath);
+
+impl Drop for PlacingEnds<'_> {
+    fn drop(&mut self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.1);
+    }
+}
+
 impl From<TrustError> for PublishError {
     fn from(error: TrustError) -> Self {
         match error {
@@ -197,6 +223,12 @@ impl<L: EventLog, B: BlobStore> Node<L, B> {
     pub fn new(parts: Parts<L, B>) -> Self {
         Self {
             facing: Facing::start(&parts.root, &parts.index),
+            placer: Placer::start(Arc::clone(&parts.root), parts.index.clone()),
+            space: Space::new(Arc::clone(&parts.root), parts.min_free),
+            owner: parts.owner,
+            run: format!("{:016x}", rand::random::<u64>()),
+            turns: Turns::default(),
+            placing: std::sync::Mutex::default(),
             root: parts.root,
             index: parts.index,
             log: parts.log,
@@ -223,8 +255,13 @@ impl<L: EventLog, B: BlobStore> Node<L, B> {
         Ok(self.gate.open(&self.log, &self.index).await?)
     }
 
-    /// Whether a session still stands, where the node stands so.
-    pub fn check(&self, session: &Session, stage: Stage) -> Result<(), PublishError> {
+    /// Whether a session still stands.
+    pub fn check(&self, session: &Session) -> Result<(), PublishError> {
+        self.check_at(session, self.index.stage()?)
+    }
+
+    /// The same, where it was read already how the node stands.
+    pub fn check_at(&self, session: &Session, stage: Stage) -> Result<(), PublishError> {
         if self.gate.stands_at(session, stage) { Ok(()) } else { Err(PublishError::SessionOver) }
     }
 
@@ -235,16 +272,40 @@ impl<L: EventLog, B: BlobStore> Node<L, B> {
 
     /// Finishes an intent whose maker has died. False: its maker lives.
     pub async fn resolve_abandoned(&self, path: &MediaPath, intent: &Intent) -> Result<bool, PublishError> {
-        let lock = self.state_dir.join(format!("{}.lock", intent.role));
-        if !LocalLock::is_free(&lock).map_err(|error| PublishError::disk(path, error))? {
+        if !self.is_abandoned(path, intent)? {
             return Ok(false);
         }
+        self.finish(path, intent).await?;
+        Ok(true)
+    }
+
+    /// Finishes an intent that nobody else works on.
+    pub async fn finish(&self, path: &MediaPath, intent: &Intent) -> Result<(), PublishError> {
         let resolved =
             resolve(&self.root, &self.index, self.log.subjects(), path, intent, Name::Unsynced).await?;
         if resolved != Resolved::Elsewhere {
-            tracing::info!(%path, version = %intent.version, ?resolved, "finished what another process had begun");
+            tracing::info!(%path, version = %intent.version, ?resolved, "finished what another process, or an earlier run, had begun");
         }
-        Ok(true)
+        Ok(())
+    }
+
+    /// Whether the maker of an intent has died, was an earlier run of ours, or has given up.
+    fn is_abandoned(&self, path: &MediaPath, intent: &Intent) -> Result<bool, PublishError> {
+        if intent.role == Role::Watcher.as_str() {
+            return Ok(intent.owner != self.run || !self.paths_being_placed().contains(path));
+        }
+        let lock = self.state_dir.join(format!("{}.lock", intent.role));
+        LocalLock::is_free(&lock).map_err(|error| PublishError::disk(path, error))
+    }
+
+    /// From now on, and until this is dropped, an intent of this run for the path is somebody's work. One at a time is for the caller to see to.
+    pub fn begin_placing(&self, path: &MediaPath) -> impl Drop {
+        self.paths_being_placed().insert(path.clone());
+        PlacingEnds(&self.placing, path.clone())
+    }
+
+    fn paths_being_placed(&self) -> MutexGuard<'_, HashSet<MediaPath>> {
+        self.placing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether a blob that is asked for was not uploaded a moment ago: who asks may need a while to take it.

@@ -14,8 +14,11 @@ pub use reader::NatsReader;
 
 use crate::{broker::BrokerError, hash::ContentHash, limits::RateLimit};
 use bytes::Bytes;
-use std::{future::Future, io};
+use std::{future::Future, io, time::Duration};
 use tokio::sync::{mpsc, oneshot};
+
+/// A blob that no path names stays at least so long after it was stored, or marked as in use: who stored it has this time to give it a path.
+pub const GRACE: Duration = Duration::from_secs(24 * 3600);
 
 /// Why a blob could not be stored or read.
 #[derive(Debug, thiserror::Error)]

@@ -4,13 +4,14 @@
 //! `/healthz` (also `/livez`): the process works, or should be started anew. `/readyz`: it does its work in time, or why not. `/metrics`: the numbers.
 //! `/api/v1/status`: the record.
 
+mod origin;
 mod problem;
 mod query;
 mod serve;
 mod tokens;
 
 pub use problem::Problem;
-pub use query::{Query, refused};
+pub use query::{Query, path_below, refused};
 pub use tokens::{Scope, Scopes, TokenError, Tokens};
 
 use crate::{
@@ -39,6 +40,8 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 /// Who asks for these needs no token: a load balancer has none, and they say nothing about files.
 const OPEN: [&str; 3] = ["/healthz", "/livez", "/readyz"];
+/// Whoever collects metrics may know this machine by any name; they name no file.
+const METRICS: &str = "/metrics";
 /// Answers are of this moment, unless they say otherwise.
 const USUAL: [(HeaderName, HeaderValue); 2] = [
     (CACHE_CONTROL, HeaderValue::from_static("no-store")),
@@ -144,7 +147,7 @@ fn router(vitals: Arc<Vitals>, tokens: Option<Tokens>, routes: Routes) -> Router
         .route("/healthz", get(alive))
         .route("/livez", get(alive))
         .route("/readyz", get(ready))
-        .route("/metrics", get(metrics))
+        .route(METRICS, get(metrics))
         .with_state(vitals)
         .merge(needs(Scope::Read, status))
         .merge(routes.in_time)
@@ -154,7 +157,7 @@ fn router(vitals: Arc<Vitals>, tokens: Option<Tokens>, routes: Routes) -> Router
             Problem::new(StatusCode::NOT_FOUND, format!("there is nothing at {}", uri.path()))
         })
         .method_not_allowed_fallback(async || {
-            Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this can only be read, with GET or HEAD")
+            Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this method is not for what is asked for")
         })
         .layer(middleware::from_fn_with_state(tokens, admitted))
         .layer(middleware::map_response(usual))
@@ -168,8 +171,15 @@ async fn usual(mut answer: Response) -> Response {
 }
 
 async fn admitted(State(tokens): State<Option<Tokens>>, mut request: Request, next: Next) -> Response {
-    if OPEN.contains(&request.uri().path()) {
+    let path = request.uri().path();
+    if OPEN.contains(&path) {
         return next.run(request).await;
+    }
+    if tokens.is_none()
+        && path != METRICS
+        && let Err(problem) = origin::check(request.method(), request.headers())
+    {
+        return problem.into_response();
     }
     if let Some(scopes) = tokens.map_or(Some(Scopes::ALL), |tokens| tokens.admit(request.headers())) {
         request.extensions_mut().insert(scopes);

@@ -2,6 +2,7 @@
 //! ignored answers another question than was asked.
 
 use super::Problem;
+use crate::path::MediaPath;
 use axum::http::{StatusCode, Uri};
 use serde_json::json;
 use std::{borrow::Cow, fmt::Display, str::FromStr};
@@ -55,6 +56,18 @@ impl Query {
     }
 }
 
+/// The path of a file, written behind `prefix` in the path of a request: its bytes, those that need it as `%XX`. A `/` within a component there cannot be, so an encoded one
+/// is refused rather than guessed at.
+pub fn path_below(uri: &Uri, prefix: &str) -> Result<MediaPath, Problem> {
+    let written = uri.path().strip_prefix(prefix).ok_or_else(|| refused("path", "missing"))?;
+    if written.to_ascii_lowercase().contains("%2f") {
+        return Err(refused("path", "an encoded / in it"));
+    }
+    let bytes =
+        percent_decoded(written).ok_or_else(|| refused("path", "what stands behind a % is no byte"))?;
+    MediaPath::new(&bytes).map_err(|error| refused("path", &error.to_string()))
+}
+
 /// 400: this parameter cannot be so.
 pub fn refused(parameter: &str, why: &str) -> Problem {
     Problem::new(StatusCode::BAD_REQUEST, format!("the parameter {parameter}: {why}"))
@@ -63,7 +76,14 @@ pub fn refused(parameter: &str, why: &str) -> Problem {
 
 /// As forms write it: `+` is a space, `%XX` a byte. `None`: what follows a `%` is none.
 fn decoded(text: &str) -> Option<Vec<u8>> {
-    let text = if text.contains('+') { Cow::Owned(text.replace('+', " ")) } else { Cow::Borrowed(text) };
+    percent_decoded(&if text.contains('+') {
+        Cow::Owned(text.replace('+', " "))
+    } else {
+        Cow::Borrowed(text)
+    })
+}
+
+fn percent_decoded(text: &str) -> Option<Vec<u8>> {
     let mut pieces = text.split('%');
     let mut bytes = pieces.next().unwrap_or_default().as_bytes().to_vec();
     for piece in pieces {
@@ -97,6 +117,19 @@ mod tests {
         }
         assert_eq!(query("").expect("a query").bytes("path"), None);
         assert_eq!(query("from=12").expect("a query").get::<u64>("from").expect("a number"), Some(12));
+    }
+
+    #[test]
+    fn a_path_in_the_path_is_the_bytes_of_a_file_that_may_be() {
+        let path = |text: &str| path_below(&format!("/p/{text}").parse().expect("a URI"), "/p/");
+        for (text, expected) in [("a/b.jpg", &b"a/b.jpg"[..]), ("a+b%20c", b"a+b c"), ("%ff%25", b"\xff%")] {
+            assert_eq!(path(text).expect("a path").as_bytes(), expected, "{text}");
+        }
+        for text in
+            ["", "..", "a/../b", "..%2fa", "a%2Fb", "a%00b", "%2e%2e/a", "/a", "a//b", ".mirror/id", "a%4"]
+        {
+            assert_eq!(path(text).expect_err("a problem").field("parameter"), "path", "{text}");
+        }
     }
 
     #[test]

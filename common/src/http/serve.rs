@@ -14,8 +14,9 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use rustix::net::sockopt::set_tcp_user_timeout;
-use std::{sync::Arc, time::Duration};
+use std::{future::poll_fn, sync::Arc, time::Duration};
 use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     sync::Semaphore,
     task::JoinSet,
@@ -35,6 +36,9 @@ const HEADERS: usize = 64;
 const ANSWER: Duration = Duration::from_secs(10);
 /// A client that takes nothing of its answer for this long is gone.
 const TAKES_NOTHING: Duration = Duration::from_secs(30);
+/// A client that was refused may still be sending. What comes is read and thrown away for this long, and so many bytes of it at most: closed at once, the connection would
+/// be reset, and the answer lost with it.
+const LINGER: (Duration, u64) = (Duration::from_secs(2), 64 << 20);
 /// What is being answered gets this long to end when the process does.
 const WIND_DOWN: Duration = Duration::from_secs(1);
 /// After the system had no descriptor for a connection.
@@ -80,17 +84,26 @@ async fn connection(stream: TcpStream, router: Router, stop: CancellationToken) 
         .header_read_timeout(HEAD_TIME)
         .max_buf_size(HEAD_BYTES)
         .max_headers(HEADERS);
-    let served = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-    let mut served = std::pin::pin!(served);
+    let mut served = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     let ended = tokio::select! {
-        ended = served.as_mut() => ended,
+        ended = poll_fn(|context| served.poll_without_shutdown(context)) => ended,
         () = stop.cancelled() => {
-            served.as_mut().graceful_shutdown();
-            served.await
+            std::pin::Pin::new(&mut served).graceful_shutdown();
+            poll_fn(|context| served.poll_without_shutdown(context)).await
         }
     };
-    if let Err(error) = ended {
-        tracing::debug!(%error, "a connection ended early");
+    match ended {
+        Ok(()) => linger(served.into_parts().io.into_inner()).await,
+        Err(error) => tracing::debug!(%error, "a connection ended early"),
+    }
+}
+
+/// Ends a connection so that the client gets to read what it was answered.
+async fn linger(mut stream: TcpStream) {
+    let (time, most) = LINGER;
+    if stream.shutdown().await.is_ok() {
+        let (mut rest, mut nowhere) = (stream.take(most), tokio::io::sink());
+        let _ = timeout(time, tokio::io::copy(&mut rest, &mut nowhere)).await;
     }
 }
 

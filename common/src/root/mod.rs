@@ -12,7 +12,7 @@ mod walk;
 
 pub use ignore_rules::{IgnoreError, IgnoreRules, MIRRORIGNORE};
 pub use marker::{MarkerClock, MarkerError, known_root, marker_stands, raise_marker};
-pub use own::{TempFile, copy_attributes};
+pub use own::{TempFile, UPLOAD, copy_attributes};
 pub use rename::{Folder, Ownership, RenameError};
 pub use walk::{Entry, walk};
 

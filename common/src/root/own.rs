@@ -13,7 +13,11 @@ use std::{
     os::{fd::OwnedFd, unix::ffi::OsStrExt},
 };
 
-/// An unfinished file of ours in `.mirror/tmp`, mode 0600. Its name is `<sha256>.<random>`, and `.part` behind it as long as it is being written.
+/// What the names of the watcher's temp files begin with: to the replicator, which tidies up at its start, they are not left behind.
+pub const UPLOAD: &str = "upload.";
+
+/// An unfinished file of ours in `.mirror/tmp`, mode 0600. Its name is `<sha256>.<random>`, and `.part` behind it as long as it is being written. That of an upload has
+/// [`UPLOAD`] before it.
 #[derive(Debug)]
 pub struct TempFile {
     /// Its name in `.mirror/tmp`.
@@ -25,7 +29,15 @@ pub struct TempFile {
 impl Root {
     /// A new, empty temp file for this content, with `.part` behind its name.
     pub fn create_temp(&self, content: ContentHash) -> io::Result<TempFile> {
-        let name = format!("{content}.{:016x}.part", rand::random::<u64>());
+        self.create(format!("{content}.{:016x}.part", rand::random::<u64>()))
+    }
+
+    /// The same for an upload.
+    pub fn create_upload(&self, content: ContentHash) -> io::Result<TempFile> {
+        self.create(format!("{UPLOAD}{content}.{:016x}.part", rand::random::<u64>()))
+    }
+
+    fn create(&self, name: String) -> io::Result<TempFile> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let file = fs::openat(&self.temp, &name, flags, Mode::RUSR | Mode::WUSR)?;
         Ok(TempFile { name, file: file.into() })

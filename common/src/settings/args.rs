@@ -84,6 +84,20 @@ pub struct DownloadArgs {
     pub transfers: Option<String>,
 }
 
+/// The flags of services that take files over HTTP.
+#[derive(clap::Args, Clone, Default, Debug)]
+pub struct ReceiveArgs {
+    /// The largest file that is taken over HTTP [default: 16GiB]
+    #[arg(long, value_name = "SIZE", allow_negative_numbers = true)]
+    pub max_upload: Option<String>,
+    /// Who owns files that were uploaded over HTTP, names or numbers [default: as their folder, where permitted]
+    #[arg(long, value_name = "USER:GROUP")]
+    pub owner: Option<String>,
+    /// What uploads over HTTP leave free of the root's disk, a size or a share of it such as 5% [default: 1GiB or 5%, whichever is less]
+    #[arg(long, value_name = "SIZE|PERCENT", allow_negative_numbers = true)]
+    pub min_free: Option<String>,
+}
+
 /// The flags of commands that look for files.
 #[derive(clap::Args, Clone, Default, Debug)]
 pub struct WatchArgs {

@@ -1,6 +1,8 @@
-//! Where a service answers HTTP, what it calls being behind, and what a service manager wants to hear.
+//! Where a service answers HTTP, what it takes over it, what it calls being behind, and what a service manager wants to hear.
 
-use super::{Environment, Layers, SettingsError, layers::Given, parse_duration};
+use super::{
+    Environment, Layers, MinFree, Owner, ReceiveArgs, SettingsError, Size, layers::Given, parse_duration,
+};
 use std::{
     ffi::OsStr,
     net::SocketAddr,
@@ -10,6 +12,8 @@ use std::{
 
 /// How far a node may be behind and still count as ready, where nothing is said.
 const MAX_LAG: Duration = Duration::from_secs(15);
+/// The largest upload, where nothing is said: an hour of film. What the disk cannot hold is refused anyway.
+const MAX_UPLOAD: Size = Size::new(16 << 30);
 
 /// The flags of services.
 #[derive(clap::Args, Clone, Default, Debug)]
@@ -74,6 +78,30 @@ impl HttpSettings {
             }
         };
         Ok(Self { listen, tokens })
+    }
+}
+
+/// What is taken over HTTP, and how it is placed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ReceiveSettings {
+    /// The largest file.
+    pub max_upload: Size,
+    /// Who owns it; `None`: as its folder.
+    pub owner: Option<Owner>,
+    /// What stays free of the root's disk.
+    pub min_free: MinFree,
+}
+
+impl ReceiveArgs {
+    /// Checks what was typed.
+    pub fn resolve(&self, layers: &Layers) -> Result<ReceiveSettings, SettingsError> {
+        let pick = |key, flag: &Option<String>| layers.pick(key, flag.as_deref().map(OsStr::new));
+        Ok(ReceiveSettings {
+            max_upload: pick("max-upload", &self.max_upload).map_or(Ok(MAX_UPLOAD), |given| given.parse())?,
+            owner: pick("owner", &self.owner).map(|given| given.parse()).transpose()?,
+            min_free: pick("min-free", &self.min_free)
+                .map_or(Ok(MinFree::default()), |given| given.parse())?,
+        })
     }
 }
 

@@ -11,7 +11,7 @@ use std::{
 };
 
 /// Every setting: the flag `--<name>`, the variable `MEDIAMIRROR_<NAME>`, the key in the file, and the nats CLI's variable.
-const KEYS: [(&str, Option<&str>); 29] = [
+const KEYS: [(&str, Option<&str>); 30] = [
     ("config", None),
     ("context", Some("NATS_CONTEXT")),
     ("creds", Some("NATS_CREDS")),
@@ -23,6 +23,7 @@ const KEYS: [(&str, Option<&str>); 29] = [
     ("ignore", None),
     ("log-format", None),
     ("max-lag", None),
+    ("max-upload", None),
     ("min-free", None),
     ("mirror", None),
     ("nats-url", Some("NATS_URL")),

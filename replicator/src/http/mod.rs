@@ -7,7 +7,6 @@ mod log;
 mod nodes;
 mod wait;
 
-use crate::sightings::Sightings;
 use axum::{Router, routing::get};
 use common::{
     broker::BrokerError,
@@ -15,6 +14,7 @@ use common::{
     http::{ASK_AGAIN, Problem, Routes, Scope, needs},
     log::JetStreamLog,
     nodes::NodeBucket,
+    sightings::Sightings,
 };
 use std::sync::{Arc, OnceLock};
 use tokio::sync::Semaphore;

@@ -1,7 +1,6 @@
 //! `GET /api/v1/wait`: answers when a file is on the other nodes, or why it is not.
 
 use super::{Api, WAITS, away, crowded};
-use crate::wait::{self, Enough, Outcome, Wanted, What};
 use axum::{
     Json,
     extract::State,
@@ -12,6 +11,7 @@ use common::{
     http::{ASK_AGAIN, Problem, Query, refused},
     path::MediaPath,
     settings::parse_duration,
+    wait::{self, Enough, Outcome, Wanted, What},
 };
 use serde_json::Value;
 use std::{sync::Arc, time::Duration};

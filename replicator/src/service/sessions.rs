@@ -6,7 +6,7 @@ use crate::{
     node::{ApplyError, Next},
     recovery,
     tracker::Tracker,
-    upkeep,
+    upkeep::PROBE,
 };
 use common::{
     blobs::BlobStore,
@@ -14,6 +14,8 @@ use common::{
     error_chain,
     hash::ContentHash,
     log::{EventLog, Follower},
+    place::left_behind,
+    root::UPLOAD,
 };
 use std::sync::Arc;
 use tokio::{sync::mpsc, time::Instant};
@@ -52,7 +54,11 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
             let finished = async {
                 recovery::resolve_abandoned(&node).await?;
                 if self.left.is_none() {
-                    self.left = Some(upkeep::left_behind(&node).await?.into());
+                    self.left = Some({
+                        // The watcher's are in use, or it tidies them itself.
+                        let ours = |name: &str| !name.starts_with(PROBE) && !name.starts_with(UPLOAD);
+                        left_behind(&node.root, &node.index, ours).await?.into()
+                    });
                 }
                 Ok::<_, ApplyError>(())
             };

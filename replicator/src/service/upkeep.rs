@@ -8,6 +8,7 @@ use common::{
     event::Version,
     log::{Delivery, EventLog},
     nodes::{NodeRunState, Progress, Reporter},
+    place::tidy_temp,
 };
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -141,7 +142,7 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
             (self.tidying.is_empty(), self.left.clone().filter(|left| !left.is_empty()))
         {
             let node = Arc::clone(&self.node);
-            self.tidying.spawn(async move { upkeep::tidy_temp(&node, &left).await });
+            self.tidying.spawn(async move { Ok(tidy_temp(&node.root, &node.index, &left).await?) });
         }
     }
 

@@ -100,7 +100,7 @@ pub async fn publish<L: EventLog, B: BlobStore>(
 ) -> Result<Outcome, PublishError> {
     for _ in 0..TRIES {
         let facts = node.facing.of(path).await?;
-        node.check(session, facts.stage)?;
+        node.check_at(session, facts.stage)?;
         let (seen, stage, parked) = (facts.state.clone(), facts.stage, facts.parked);
         if let Some(intent) = &seen.intent {
             if !node.resolve_abandoned(path, intent).await? {

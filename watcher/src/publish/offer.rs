@@ -88,7 +88,7 @@ pub(super) async fn offer_and_publish<L: EventLog, B: BlobStore>(
         withdraw(node, path, &offer).await?;
         return Ok(None);
     }
-    node.check(session, now.stage)?;
+    node.check_at(session, now.stage)?;
     let published = node.log.publish(&event).await?;
     // A log that was reached over another connection may be another log: the offer stands, and is settled after the next look at the log.
     node.check_connection(session)?;

@@ -12,7 +12,7 @@ mod work;
 
 use crate::{
     coverage::Coverage,
-    node::{Next, Node, PublishError, Rules},
+    node::{Next, Node, PublishError, Rules, Working},
     publish::Outcome,
     scan::Found,
     settle::{Settle, Waiting},
@@ -41,7 +41,7 @@ use std::{
     collections::{HashMap, VecDeque},
     path::PathBuf,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -124,6 +124,8 @@ pub struct Ground {
     /// The patterns of `--ignore`, for when the rules are read again.
     pub patterns: Vec<String>,
     pub vitals: Arc<Vitals>,
+    /// Removals of the last minute.
+    pub removals: Arc<Mutex<Counter>>,
 }
 
 /// What it has with it, once the broker has been reached for the first time.
@@ -206,7 +208,9 @@ pub struct Service<L, B> {
     next_session: Instant,
     /// Since when the broker has been away.
     away: Option<Instant>,
-    counter: Counter,
+    removals: Arc<Mutex<Counter>>,
+    /// Others work in the same sessions.
+    live: watch::Sender<Working<L, B>>,
     held_turn: usize,
     /// How often most of the nodes had come back when that was heeded last.
     returned: u64,
@@ -257,7 +261,8 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
             opening: JoinSet::new(),
             next_session: now,
             away: Some(now),
-            counter: Counter::default(),
+            removals: ground.removals,
+            live: watch::Sender::new(None),
             held_turn: 0,
             returned: 0,
             racy: VecDeque::new(),
@@ -266,6 +271,16 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
             troubles: Troubles::default(),
             pause: Pause::default(),
         }
+    }
+
+    /// Tells of its sessions.
+    pub fn telling(mut self, live: watch::Sender<Working<L, B>>) -> Self {
+        self.live = live;
+        self
+    }
+
+    fn removals(&self) -> MutexGuard<'_, Counter> {
+        self.removals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Runs until it is told to stop, or (a scan) until all is done. What is in flight then is finished or left as offers, which the next start settles.

@@ -43,6 +43,7 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
     pub(super) fn end_session(&mut self) {
         let now = Instant::now();
         self.session = None;
+        self.live.send_replace(None);
         self.next_session = now;
         // The next session looks at everything again.
         self.checking = None;
@@ -77,6 +78,7 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
                 let other = self.last_full.is_none_or(|(_, generation, _)| generation != session.generation);
                 // What happened meanwhile was noticed as far as that goes; the scan is the proof.
                 self.rescan |= other || self.away.take().is_some();
+                self.live.send_replace(self.node.clone().zip(Some(session.clone())));
                 self.session = Some(session);
                 let now = Instant::now();
                 for path in offered {

@@ -110,7 +110,7 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
         for (path, waiting, present) in batch {
             let agreed = self.is_approved(&path)?;
             if agreed {
-                self.counter.approve();
+                self.removals().approve();
             }
             let approved = !present || agreed;
             if approved || !real(&path)? {
@@ -125,9 +125,9 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
                 count += u64::from(real(path)?);
             }
         }
-        if self.counter.is_too_many(now, count, files) {
+        if self.removals().is_too_many(now, count, files) {
             let paths: Vec<MediaPath> = gone.into_iter().map(|(path, _)| path).collect();
-            self.counter.hold(now, paths.len() as u64);
+            self.removals().hold(now, paths.len() as u64);
             tracing::error!(
                 held = paths.len(),
                 files,
@@ -146,7 +146,7 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
                 Finished { path, waiting, result, took: Duration::ZERO, session: None }
             });
         } else {
-            self.counter.add(now, gone.len() as u64);
+            self.removals().add(now, gone.len() as u64);
             moved.extend(gone);
         }
         self.cleared.extend(moved);
@@ -176,6 +176,7 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
         };
         self.in_flight.insert(path.clone(), waiting.since);
         self.work.spawn(async move {
+            let _turn = node.turns.take(path.clone()).await;
             let began = Instant::now();
             let result = publish(&node, &session, &path, waiting.detected, cause).await;
             let session = Some((session.generation, session.epoch));

@@ -1,6 +1,6 @@
 //! Making names durable: all files that were renamed into a folder at about the same time share one sync of it.
 
-use common::{resolve::blocking, root::Root};
+use crate::{resolve::blocking, root::Root};
 use std::{collections::HashMap, io, path::PathBuf, sync::Arc};
 use tokio::sync::{mpsc, oneshot};
 

@@ -1,6 +1,6 @@
 //! Who has an event, who has not and why, and whether that is enough. Pure.
 
-use common::{
+use crate::{
     event::{StreamCreated, Version},
     names::NodeName,
     nodes::{NodeRecord, NodeRunState, Role, SeenRecord, is_down},
@@ -46,14 +46,21 @@ pub enum Target {
 /// Why a node counts as one that has it not.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Why {
+    /// The log has no such event.
     Unpublished,
+    /// The newest event of the path takes the file away.
     Removed,
+    /// Not seen for so many seconds.
     Down(u64),
+    /// It was stopped.
     Stopped,
+    /// It follows another life of the log.
     OtherLog,
+    /// The event cannot be applied there.
     Parked,
     /// It has more parked events than its record names.
     MayBeParked(u64),
+    /// It is at this version, and may say why.
     Behind(Version, Option<String>),
 }
 
@@ -103,6 +110,7 @@ pub enum Outcome {
 /// Who has it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Answer {
+    /// Whether to go on waiting.
     pub outcome: Outcome,
     /// The event; none where the log has none.
     pub version: Option<Version>,

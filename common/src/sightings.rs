@@ -1,6 +1,6 @@
 //! The log's end and the nodes' records, asked once for all who want to know at about the same time: a hundred who wait cost the broker no more than one.
 
-use common::{
+use crate::{
     broker::BrokerError,
     log::{EventLog, JetStreamLog, LogState},
     nodes::{NodeBucket, SeenRecord},

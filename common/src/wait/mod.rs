@@ -1,19 +1,16 @@
-//! Waiting until a file is on the other nodes: `replicator wait`, and the same over HTTP. Judged by the records of the nodes, which say how far each is.
+//! Waiting until a file is on the other nodes, judged by the records of the nodes, which say how far each is.
 
 mod verdict;
 
 pub use verdict::{Answer, Enough, Outcome};
 
-use crate::sightings::{FRESH, Sightings};
-use common::{
+use crate::{
     broker::BrokerError,
     event::{Kind, Version},
-    exit::{Exit, Failure},
-    log::{EventLog, JetStreamLog},
-    nodes::NodeBucket,
+    log::EventLog,
     path::MediaPath,
-    settings::Settings,
-    startup::{COMMAND_PATIENCE, connect_command},
+    sightings::{FRESH, Sightings},
+    startup::COMMAND_PATIENCE,
     time::Timestamp,
 };
 use std::time::Duration;
@@ -35,8 +32,11 @@ pub enum What {
 /// What is waited for, where, and how long at most.
 #[derive(Clone, Debug)]
 pub struct Wanted {
+    /// What.
     pub what: What,
+    /// On how many nodes.
     pub enough: Enough,
+    /// How long at most.
     pub timeout: Duration,
 }
 
@@ -73,23 +73,4 @@ async fn look(sightings: &Sightings, wanted: &Wanted) -> Result<Answer, BrokerEr
     };
     let now = log.now.unwrap_or_else(Timestamp::now);
     Ok(judge(target, wanted.enough, &log.created, &records, now))
-}
-
-/// 0: it is there; 1: it is parked where it is needed; 4: time is up.
-pub async fn run(settings: &Settings, wanted: &Wanted, json: bool) -> Result<Exit, Failure> {
-    let broker = connect_command(settings, "replicator-wait").await?;
-    let waited = async {
-        let log = JetStreamLog::attach(broker.client().clone(), &settings.mirror).await?;
-        let nodes = NodeBucket::attach(broker.client().clone(), &settings.mirror).await?;
-        wait(&Sightings::new(log, nodes), wanted).await
-    }
-    .await;
-    broker.shutdown().await;
-    let answer = waited?;
-    println!("{}", if json { answer.json().to_string() } else { answer.to_string() });
-    Ok(match answer.outcome {
-        Outcome::There => Exit::Done,
-        Outcome::NotYet => Exit::NotCaughtUp,
-        Outcome::Parked => Exit::Failed,
-    })
 }
