@@ -1,6 +1,7 @@
 //! The commands, each from settings to an exit code.
 
 use crate::{
+    http,
     node::{Node, Parts, Rules},
     service::{Ground, Mode, Online, Service, ServiceError, Summary, Tally},
 };
@@ -9,7 +10,7 @@ use common::{
     blobs::NatsBlobs,
     broker::Broker,
     exit::{Exit, Failure, Fault},
-    http::Routes,
+    http::{Routes, content::Shelf},
     index::HeldCount,
     limits::RateLimit,
     log::JetStreamLog,
@@ -90,8 +91,9 @@ pub async fn run(
     let stop = stop_on_signals().map_err(|error| Failure::new(Exit::Failed, error))?;
     let local = Local::open(&settings, Role::Watcher, Some(&stop)).await?;
     let limit = RateLimit::new(transfer.limit.map(|size| size.bytes()));
-    let told =
-        Told::start(&settings, Role::Watcher, max_lag, limit.clone(), &stop, Routes::default()).await?;
+    let shelf = Arc::new(Shelf::new(Arc::clone(&local.root), local.index.clone()));
+    let routes = Routes { in_time: http::files(&shelf), ..Routes::default() };
+    let told = Told::start(&settings, Role::Watcher, max_lag, limit.clone(), &stop, routes).await?;
     let ground = ground(&local, &watch, Arc::clone(&told.vitals))?;
     let rules = ground.rules.clone();
     // Kept apart, so that it is left in order also when it was reached and not yet of use.
@@ -108,6 +110,7 @@ pub async fn run(
             return Ok(None);
         }
         told.vitals.reported_by(&reporter);
+        shelf.reached(stores.blobs.clone(), RateLimit::default());
         let bucket = reporter.bucket();
         probing.get_or_init(|| {
             let neighbours =

@@ -8,6 +8,7 @@
 pub mod cli;
 mod commands;
 mod coverage;
+mod http;
 pub mod look;
 mod node;
 mod publish;

@@ -4,13 +4,14 @@
 //! `/healthz` (also `/livez`): the process works, or should be started anew. `/readyz`: it does its work in time, or why not. `/metrics`: the numbers.
 //! `/api/v1/status`: the record.
 
+pub mod content;
 mod problem;
 mod query;
 mod serve;
 mod tokens;
 
 pub use problem::Problem;
-pub use query::{Query, refused};
+pub use query::{Query, path_of, refused};
 pub use tokens::{Scope, Scopes, TokenError, Tokens};
 
 use crate::{

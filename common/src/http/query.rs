@@ -2,9 +2,10 @@
 //! ignored answers another question than was asked.
 
 use super::Problem;
+use crate::path::MediaPath;
 use axum::http::{StatusCode, Uri};
 use serde_json::json;
-use std::{borrow::Cow, fmt::Display, str::FromStr};
+use std::{fmt::Display, str::FromStr};
 
 /// What stands behind the `?`, decoded: values are bytes, as paths are.
 #[derive(Debug)]
@@ -61,9 +62,19 @@ pub fn refused(parameter: &str, why: &str) -> Problem {
         .with("parameter", json!(parameter))
 }
 
+/// The path that a request's own path names behind `prefix`. A `+` there is a plus.
+pub fn path_of(uri: &Uri, prefix: &str) -> Result<MediaPath, Problem> {
+    let text = uri.path().strip_prefix(prefix).unwrap_or_default();
+    let bytes = unescaped(text).ok_or_else(|| refused("path", "what stands behind a % is no byte"))?;
+    MediaPath::new(&bytes).map_err(|error| refused("path", &error.to_string()))
+}
+
 /// As forms write it: `+` is a space, `%XX` a byte. `None`: what follows a `%` is none.
 fn decoded(text: &str) -> Option<Vec<u8>> {
-    let text = if text.contains('+') { Cow::Owned(text.replace('+', " ")) } else { Cow::Borrowed(text) };
+    if text.contains('+') { unescaped(&text.replace('+', " ")) } else { unescaped(text) }
+}
+
+fn unescaped(text: &str) -> Option<Vec<u8>> {
     let mut pieces = text.split('%');
     let mut bytes = pieces.next().unwrap_or_default().as_bytes().to_vec();
     for piece in pieces {
@@ -97,6 +108,19 @@ mod tests {
         }
         assert_eq!(query("").expect("a query").bytes("path"), None);
         assert_eq!(query("from=12").expect("a query").get::<u64>("from").expect("a number"), Some(12));
+    }
+
+    #[test]
+    fn a_path_is_bytes_and_stays_below_the_root() {
+        let path = |text: &str| path_of(&text.parse().expect("a URI"), "/p/");
+        for (text, bytes) in
+            [("/p/a%2Fb/c+d%20e%3F", &b"a/b/c+d e?"[..]), ("/p/%ff", b"\xff"), ("/p/a%25", b"a%")]
+        {
+            assert_eq!(path(text).expect("a path").as_bytes(), bytes, "{text}");
+        }
+        for text in ["/p/", "/p/a/../b", "/p/%2e%2e/x", "/p//a", "/p/.mirror/id", "/p/%00", "/p/a%"] {
+            assert_eq!(path(text).expect_err("a problem").field("parameter"), "path", "{text}");
+        }
     }
 
     #[test]
