@@ -173,6 +173,13 @@ impl<D> Desk<D> {
         self.looks.len() < LOOKS
     }
 
+    /// What waits behind an event that rests goes before its next try.
+    pub(super) fn take_urgent(&mut self, waiting: &mut VecDeque<Item<D>>) {
+        let (urgent, others) = waiting.drain(..).partition(|item| item.urgent);
+        *waiting = others;
+        self.ready.extend::<VecDeque<_>>(urgent);
+    }
+
     /// All who wait are told that the session is over.
     pub(super) fn clear(&mut self) {
         self.looks.abort_all();

@@ -122,7 +122,7 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
     pub(super) fn newest_first(&mut self, item: Item<DeliveryOf<L>>) -> Item<DeliveryOf<L>> {
         let Some(busy) = self.busy.get_mut(&item.logged.subject) else { return item };
         match busy.waiting.pop_back() {
-            Some(newest) if newest.logged.version > item.logged.version => {
+            Some(newest) if newest.logged.version > item.logged.version && !newest.urgent => {
                 busy.waiting.push_front(item);
                 newest
             }
@@ -143,6 +143,7 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
         item.failing = item.failing.filter(|_| !full).or(Some(Instant::now()));
         if let Some(busy) = self.busy.get_mut(&item.logged.subject) {
             busy.running = false;
+            self.desk.take_urgent(&mut busy.waiting);
         }
         self.pauses.spawn(async move {
             pause.await;
