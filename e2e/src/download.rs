@@ -1,6 +1,7 @@
 //! Downloads over HTTP: bytes, and whether all that were promised came.
 
 use crate::http::Http;
+use sha2::{Digest, Sha256};
 use std::{
     collections::BTreeMap,
     io::{BufRead, BufReader, Read, Write},
@@ -81,6 +82,17 @@ impl Download {
         self.stream.read_exact(&mut bytes).expect("bytes in time");
         self.taken += count;
         bytes
+    }
+
+    /// The hash and the length of what comes of the body.
+    pub fn hash(mut self) -> (String, u64) {
+        let (mut hasher, mut block, mut length) = (Sha256::new(), vec![0; 1 << 20], 0);
+        // A connection that was cut off is an end as well.
+        while let Ok(read @ 1..) = self.stream.read(&mut block) {
+            hasher.update(&block[..read]);
+            length += read as u64;
+        }
+        (hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect(), length)
     }
 
     /// What is left of it.

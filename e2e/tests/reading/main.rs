@@ -4,7 +4,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod disk;
-
+mod full;
+mod nginx;
 mod rules;
 mod store;
 mod through;
