@@ -63,6 +63,10 @@ export MEDIAMIRROR_TEST_PYTHON
 export PATH=$PATH:$tools/prometheus
 command -v promtool >/dev/null || (source deploy/nats.sh && unpack prometheus "$tools/prometheus" prometheus promtool) ||
   echo "prometheus could not be had"
+if $full; then
+  export PATH=$PATH:$tools/nginx:/usr/sbin
+  command -v nginx >/dev/null || (source deploy/nats.sh && unpack nginx "$tools/nginx") || echo "nginx could not be had"
+fi
 
 missing=()
 command -v strace >/dev/null || missing+=(strace)

@@ -1,5 +1,6 @@
 //! What both processes of mediamirror share: paths, events, the log, blobs, the index, the root.
 
+pub mod arrivals;
 pub mod bar;
 pub mod blobs;
 pub mod broker;

@@ -7,6 +7,7 @@
 
 mod broker;
 mod disk;
+mod download;
 mod http;
 mod inotify;
 mod mirror;
@@ -24,6 +25,7 @@ mod writer;
 
 pub use broker::{Broker, Traffic, free_port};
 pub use disk::{Cut, Disk};
+pub use download::{Download, Downloaded};
 pub use http::{Answer, Http, Live, LiveEvent, Samples, Sending, fetch};
 pub use inotify::{INSTANCES, WATCHES, lift, limited, may_limit};
 pub use mirror::Mirror;

@@ -12,8 +12,8 @@ use common::{
     names::NodeName,
     path::MediaPath,
     settings::{
-        CommonArgs, DownloadArgs, Environment, HealthArgs, Layers, PlaceArgs, ScrubArgs, Settings, WatchArgs,
-        parse_duration,
+        CommonArgs, DownloadArgs, Environment, HealthArgs, Layers, PlaceArgs, ReadArgs, ScrubArgs, Settings,
+        WatchArgs, parse_duration,
     },
     startup::runtime,
     status,
@@ -54,6 +54,8 @@ enum Command {
         scrub: ScrubArgs,
         #[command(flatten)]
         health: HealthArgs,
+        #[command(flatten)]
+        read: ReadArgs,
     },
     /// Say how all nodes are
     Status {
@@ -169,6 +171,8 @@ enum Command {
         scrub: ScrubArgs,
         #[command(flatten)]
         health: HealthArgs,
+        #[command(flatten)]
+        read: ReadArgs,
     },
     /// Build the tree of a window of the log in --root, touching nothing else there
     Replay {
@@ -215,12 +219,13 @@ pub fn run() -> Result<Exit, Failure> {
 
 async fn dispatch(command: Command, settings: Settings, layers: Layers) -> Result<Exit, Failure> {
     match command {
-        Command::Run { transfer, place, scrub, health } => {
+        Command::Run { transfer, place, scrub, health, read } => {
             let run = commands::Run {
                 transfer: transfer.resolve(&layers)?,
                 place: place.resolve(&layers)?,
                 scrub: scrub.resolve(&layers)?,
                 max_lag: health.resolve(&layers)?,
+                miss_wait: read.resolve(&layers)?,
             };
             commands::run(settings, run).await
         }
@@ -255,10 +260,11 @@ async fn dispatch(command: Command, settings: Settings, layers: Layers) -> Resul
         }
         Command::Parked { action, json } => parked::run(&settings, action, json).await,
         Command::Node { action: NodeAction::Remove { name } } => nodes::remove(&settings, &name).await,
-        Command::Doctor { public_url, json, transfer, place, watch, scrub, health } => {
+        Command::Doctor { public_url, json, transfer, place, watch, scrub, health, read } => {
             // Not needed, but what `run` would refuse is refused here.
             scrub.resolve(&layers)?;
             health.resolve(&layers)?;
+            read.resolve(&layers)?;
             let (transfer, place) = (transfer.resolve(&layers)?, place.resolve(&layers)?);
             let watch = watch.resolve(&layers)?;
             doctor::run(&settings, doctor::Wanted { transfer, place, watch, public_url, json }).await

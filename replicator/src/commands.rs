@@ -11,6 +11,7 @@ use common::{
     blobs::NatsBlobs,
     broker::Broker,
     exit::{Exit, Failure, Fault},
+    http::content::Shelf,
     limits::RateLimit,
     log::JetStreamLog,
     nodes::{ReportError, Reporter, Role},
@@ -47,6 +48,7 @@ pub struct Run {
     pub place: PlaceSettings,
     pub scrub: ScrubSettings,
     pub max_lag: Duration,
+    pub miss_wait: Duration,
 }
 
 pub async fn run(settings: Settings, run: Run) -> Result<Exit, Failure> {
@@ -60,7 +62,8 @@ pub async fn run(settings: Settings, run: Run) -> Result<Exit, Failure> {
     let stop = stop_on_signals().map_err(|error| Failure::new(Exit::Failed, error))?;
     let local = Local::open(&settings, Role::Replicator, Some(&stop)).await?;
     let limit = RateLimit::new(run.transfer.limit.map(|size| size.bytes()));
-    let api = Api::new(stop.clone());
+    let shelf = Shelf::new(Arc::clone(&local.root), local.index.clone());
+    let api = Api::new(shelf, run.miss_wait, stop.clone());
     let told =
         Told::start(&settings, Role::Replicator, run.max_lag, limit.clone(), &stop, api.routes()).await?;
     let waiting = told.vitals.while_waiting(connect_service(&settings, Role::Replicator, &stop));
@@ -74,13 +77,13 @@ pub async fn run(settings: Settings, run: Run) -> Result<Exit, Failure> {
         let Some((node, reporter)) = told.vitals.while_waiting(begin).await? else { return Ok(Exit::Done) };
         tracing::info!(root = %local.root.path().display(), mirror = %settings.mirror, node = %settings.node, "replicating");
         told.vitals.reported_by(&reporter);
-        if let Some(bucket) = reporter.bucket() {
-            api.reached(node.log.clone(), bucket);
-        }
         let _probe = probe::start(&told.vitals, node.log.clone());
         let _neighbours =
             reporter.bucket().map(|bucket| neighbours::start(&told.vitals, bucket, node.name.clone()));
         let service = Service::new(node, run.transfer.transfers, u64::from(run.place.trash_days));
+        if let Some(bucket) = reporter.bucket() {
+            api.reached(&service.beside().0, service.urgent(), bucket);
+        }
         let _scrub = scrub::start(&service, run.scrub, &stop);
         service.run(reporter, stop.clone()).await?;
         Ok(Exit::Done)

@@ -10,6 +10,7 @@ use crate::{
     space,
 };
 use common::{
+    arrivals::{Arrivals, Arriving},
     blobs::{BlobReader, BlobStore},
     event::{Attributes, Event},
     hash::{ContentHash, Hasher},
@@ -27,7 +28,7 @@ use std::{
     io::{self, Read, Seek, Write},
     sync::Arc,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 /// Chunks between the network and the disk.
 const WINDOW: usize = 4;
@@ -59,6 +60,7 @@ pub async fn fetch<L: EventLog, B: BlobStore>(
 ) -> Result<Verified, ApplyError> {
     let (content, size) = (event.sha256, attributes.size);
     let large = size > node.blobs.chunk_size() as u64;
+    let _decided = large.then(|| node.arrivals.decide(&event.path));
     let claim = if large { Some(node.claims.claim(content).await) } else { None };
     let begun = if large { node.index.fetch_of(content)?.filter(|begun| begun.bytes < size) } else { None };
     let room = space::reserve(node, size - begun.as_ref().map_or(0, |begun| begun.bytes)).await?;
@@ -69,6 +71,7 @@ pub async fn fetch<L: EventLog, B: BlobStore>(
         attributes,
         owner: node.owner,
         room: Some(Arc::new(room)),
+        arrivals: Some(node.arrivals.clone()),
     };
     let copied = match begun {
         None if size > 0 && (here || large) => copy_local(&node.index, &job).await?,
@@ -77,14 +80,25 @@ pub async fn fetch<L: EventLog, B: BlobStore>(
     let fetched = match copied {
         Some(copied) => copied,
         None => {
-            let _lane = match large {
-                true => Some(Arc::clone(&node.large).acquire_owned().await.expect("never closed")),
-                false => None,
-            };
-            fetch_blob(&node.blobs, &node.download_limit, &job, Some(&node.index)).await?
+            let _lane = if large { Some(lane(node, content).await) } else { None };
+            let limit = node.download_limit.of(&node.hurried, content);
+            fetch_blob(&node.blobs, &limit, &job, Some(&node.index)).await?
         }
     };
     Ok(Verified { claim, ..fetched })
+}
+
+/// The right to fetch a large file. Those that somebody waits for have lanes of their own.
+async fn lane<L: EventLog, B: BlobStore>(node: &Node<L, B>, content: ContentHash) -> OwnedSemaphorePermit {
+    let hurried = async {
+        node.hurried.until(content).await;
+        Arc::clone(&node.large_hurried).acquire_owned().await
+    };
+    let permit = tokio::select! {
+        permit = Arc::clone(&node.large).acquire_owned() => permit,
+        permit = hurried => permit,
+    };
+    permit.expect("never closed")
 }
 
 /// Fetches content from the blob store. `keep_in`: where it is kept how far a large one is; the caller is alone in fetching this one then.
@@ -122,6 +136,8 @@ pub struct Placing {
     pub owner: Option<Ownership>,
     /// Room on the disk that was reserved for it.
     pub room: Option<Arc<Reservation>>,
+    /// Where a large one is shown while it is fetched.
+    pub arrivals: Option<Arrivals>,
 }
 
 impl Placing {
@@ -145,7 +161,7 @@ impl Placing {
         blocking(move || {
             let mut chunks = chunks.into_iter();
             let begun = Begun::new(&job.root, job.content, None).map_err(ApplyError::Disk)?;
-            job.fill(begun, || Ok(chunks.next()))
+            job.fill(begun, None, || Ok(chunks.next()))
         })
         .await
     }
@@ -158,8 +174,13 @@ impl Placing {
     ) -> Result<Option<Verified>, ApplyError> {
         let (chunks, mut received) = mpsc::channel::<Result<Option<Piece>, ApplyError>>(WINDOW);
         let job = self.clone();
+        let arriving = self.arrivals.as_ref().map(|arrivals| {
+            let whole = (self.attributes.size, self.attributes.mtime);
+            arrivals.begin(self.content, whole, &begun.temp.file, begun.length)
+        });
+        let arriving = arriving.transpose().map_err(ApplyError::Disk)?;
         let disk = tokio::task::spawn_blocking(move || {
-            job.fill(begun, || {
+            job.fill(begun, arriving, || {
                 // A sender that is gone without an end was given up: as if the connection had been lost.
                 received.blocking_recv().unwrap_or(Err(ApplyError::SessionOver))
             })
@@ -184,6 +205,7 @@ impl Placing {
     fn fill(
         &self,
         begun: Begun,
+        arriving: Option<Arriving>,
         mut next: impl FnMut() -> Result<Option<Piece>, ApplyError>,
     ) -> Result<Option<Verified>, ApplyError> {
         let Begun { temp, mut hasher, mut length, mut progress } = begun;
@@ -198,6 +220,9 @@ impl Placing {
                 if let Some(progress) = &mut progress {
                     progress.wrote(file, length, mark.as_ref())?;
                 }
+                if let Some(arriving) = &arriving {
+                    arriving.got(length);
+                }
             }
             if length != self.attributes.size || hasher.finish() != self.content {
                 return Ok(None);
@@ -209,7 +234,11 @@ impl Placing {
             let _ = self.root.remove_temp(&name);
             let _ = self.root.remove_temp(name.trim_end_matches(".part"));
         }
-        stays.and(filled)
+        let filled = stays.and(filled)?;
+        if let Some(arriving) = arriving.filter(|_| filled.is_some()) {
+            arriving.whole();
+        }
+        Ok(filled)
     }
 
     fn wrote(&self, bytes: usize) {

@@ -8,11 +8,12 @@ use crate::{
     space::Space,
 };
 use common::{
+    arrivals::Arrivals,
     blobs::{BlobError, BlobStore},
     broker::BrokerError,
     hash::ContentHash,
     index::{Index, IndexError, Intent, Stage},
-    limits::RateLimit,
+    limits::{Hurried, RateLimit},
     local_lock::LocalLock,
     log::EventLog,
     names::NodeName,
@@ -35,6 +36,8 @@ use tokio::{sync::Semaphore, time::Instant};
 
 /// Large files that are fetched at the same time; small ones pass them by.
 const LARGE_FILES: usize = 4;
+/// And as many more of those that somebody waits for.
+const LARGE_HURRIED: usize = 2;
 
 /// How often files of the trash are dropped.
 const DROPS: Duration = Duration::from_secs(3600);
@@ -52,6 +55,11 @@ pub struct Node<L, B> {
     pub facing: Facing,
     pub placer: Placer,
     pub large: Arc<Semaphore>,
+    pub large_hurried: Arc<Semaphore>,
+    /// Contents that somebody waits for.
+    pub hurried: Hurried,
+    /// Large files that are being fetched.
+    pub arrivals: Arrivals,
     /// Unknown files that were replaced lately (rule 8).
     pub replacing: Arc<Replacing>,
     pub claims: Arc<Claims>,
@@ -260,6 +268,9 @@ impl<L: EventLog, B: BlobStore> Node<L, B> {
             owner: parts.owner,
             removals: parts.removals,
             large: Arc::new(Semaphore::new(LARGE_FILES)),
+            large_hurried: Arc::new(Semaphore::new(LARGE_HURRIED)),
+            hurried: Hurried::default(),
+            arrivals: Arrivals::default(),
             replacing: Arc::default(),
             claims: Arc::default(),
             vitals: parts.vitals,

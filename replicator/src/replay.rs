@@ -177,6 +177,7 @@ async fn one(
         attributes,
         owner: None,
         room: None,
+        arrivals: None,
     };
     let verified = fetch_blob(blobs, limit, &placing, None).await?;
     blocking(move || {

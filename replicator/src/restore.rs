@@ -211,6 +211,7 @@ impl Restore {
             attributes: Attributes { size: target.size, mtime: Timestamp::now(), mode: target.mode },
             owner: None,
             room: None,
+            arrivals: None,
         };
         if let Some(entry) = target.trash.clone() {
             let job = placing.clone();

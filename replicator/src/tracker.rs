@@ -1,4 +1,7 @@
 //! The node's version: the highest position up to which every event that was delivered is applied, superseded or parked.
+//!
+//! An event may be applied out of turn, before it is delivered ([`urgent`](crate::service)). What lies before it and was not delivered yet is not known here, so the
+//! version does not pass the frontier, which only what was delivered or read in turn moves.
 
 use common::{event::Version, index::Landmark};
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,6 +14,8 @@ pub const BEYOND: usize = 64;
 pub struct Tracker {
     version: Version,
     at_version: Option<Landmark>,
+    /// The highest event that was delivered, or read in turn.
+    frontier: Version,
     working: BTreeSet<Version>,
     done: BTreeMap<Version, Landmark>,
     /// Events from here on are still to be read by Direct Get, up to and including the second.
@@ -20,7 +25,7 @@ pub struct Tracker {
 impl Tracker {
     /// Goes on from what the index holds.
     pub fn new(version: Version, at_version: Option<Landmark>) -> Self {
-        Self { version, at_version, ..Self::default() }
+        Self { version, at_version, frontier: version, ..Self::default() }
     }
 
     /// Everything after the version and up to what the consumer believes to have delivered is still to be read, for it delivers nothing of that again: the version
@@ -28,6 +33,7 @@ impl Tracker {
     pub fn read_after(&mut self, delivered: Version) {
         let from = self.version.next();
         self.reading = (from <= delivered).then_some((from, delivered));
+        self.frontier = self.frontier.max(delivered);
     }
 
     /// What of that can be read from a log that ends at `last`.
@@ -46,14 +52,15 @@ impl Tracker {
         self.advance();
     }
 
-    /// An event was taken into work.
+    /// An event was taken into work in its turn: delivered, or read.
     pub fn begin(&mut self, version: Version) {
+        self.frontier = self.frontier.max(version);
         if version > self.version && !self.done.contains_key(&version) {
             self.working.insert(version);
         }
     }
 
-    /// An event is applied, superseded or parked.
+    /// An event is applied, superseded or parked, in its turn or before.
     pub fn end(&mut self, landmark: Landmark) {
         self.working.remove(&landmark.version);
         if landmark.version > self.version {
@@ -66,7 +73,9 @@ impl Tracker {
         let limit =
             [self.working.first().copied(), self.reading.map(|(from, _)| from)].into_iter().flatten().min();
         while let Some(first) = self.done.first_entry() {
-            if limit.is_some_and(|limit| *first.key() >= limit) {
+            // Nothing lies between the version and the next one.
+            let in_turn = *first.key() <= self.frontier || *first.key() == self.version.next();
+            if !in_turn || limit.is_some_and(|limit| *first.key() >= limit) {
                 break;
             }
             let (version, landmark) = first.remove_entry();
@@ -80,7 +89,7 @@ impl Tracker {
     }
 
     /// Ranges applied past the version, ascending, the newest [`BEYOND`]: those who wait for a file wait for a new one. An event in between that was never delivered does not part two ranges;
-    /// one that is in work does, and what is still to be read.
+    /// one that is in work does, and what is still to be read or delivered.
     pub fn beyond(&self) -> Vec<(Version, Version)> {
         let mut ranges: Vec<(Version, Version)> = Vec::new();
         for &version in self.done.keys().rev() {
@@ -100,7 +109,8 @@ impl Tracker {
             let first = from.max(done.next());
             first <= to && first < later
         });
-        unread || self.working.range(done..later).next().is_some()
+        let undelivered = self.frontier.max(done).next() < later;
+        unread || undelivered || self.working.range(done..later).next().is_some()
     }
 }
 
@@ -177,6 +187,50 @@ mod tests {
         tracker.read_up_to(v(6));
         tracker.end(landmark(5));
         assert_eq!((tracker.version().0, tracker.to_read(v(6))), (v(6), None));
+    }
+
+    /// 8 and 9 are applied out of turn while 2 is in work, and 3 to 7 are not delivered yet.
+    #[test]
+    fn the_version_does_not_pass_what_is_not_delivered_yet() {
+        let mut tracker = Tracker::new(v(0), None);
+        [1, 2].into_iter().for_each(|n| tracker.begin(v(n)));
+        [1, 8, 9].into_iter().for_each(|n| tracker.end(landmark(n)));
+        assert_eq!((tracker.version().0, tracker.beyond()), (v(1), vec![(v(8), v(9))]));
+        tracker.end(landmark(2));
+        assert_eq!((tracker.version().0, tracker.beyond()), (v(2), vec![(v(8), v(9))]));
+        // 3 to 5 were never delivered: newer events of their paths are.
+        tracker.begin(v(6));
+        tracker.begin(v(7));
+        tracker.end(landmark(7));
+        assert_eq!((tracker.version().0, tracker.beyond()), (v(2), vec![(v(7), v(9))]));
+        tracker.end(landmark(6));
+        assert_eq!((tracker.version(), tracker.beyond()), ((v(9), Some(&landmark(9))), vec![]));
+        // Delivered again in turn, they are known as done.
+        tracker.begin(v(8));
+        tracker.end(landmark(8));
+        assert_eq!(tracker.version().0, v(9));
+    }
+
+    #[test]
+    fn what_was_applied_out_of_turn_parts_from_what_is_before_it_by_what_is_not_delivered() {
+        let mut tracker = Tracker::new(v(0), None);
+        [1, 2, 3].into_iter().for_each(|n| tracker.begin(v(n)));
+        [2, 3, 7].into_iter().for_each(|n| tracker.end(landmark(n)));
+        assert_eq!(tracker.beyond(), vec![(v(2), v(3)), (v(7), v(7))]);
+        tracker.begin(v(7));
+        assert_eq!(tracker.beyond(), vec![(v(2), v(7))]);
+        tracker.end(landmark(1));
+        assert_eq!(tracker.version().0, v(7));
+    }
+
+    #[test]
+    fn the_next_event_needs_no_delivery() {
+        let mut tracker = Tracker::new(v(4), None);
+        tracker.read_after(v(4));
+        tracker.end(landmark(5));
+        assert_eq!((tracker.version().0, tracker.beyond()), (v(5), vec![]));
+        tracker.end(landmark(7));
+        assert_eq!((tracker.version().0, tracker.beyond()), (v(5), vec![(v(7), v(7))]));
     }
 
     #[test]

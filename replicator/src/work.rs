@@ -43,12 +43,15 @@ pub struct Item<D> {
     pub parked: Option<u32>,
     /// It is brought to the disk once more, on request.
     pub repair: Option<Repair>,
+    /// It is applied out of turn, once.
+    pub urgent: bool,
 }
 
 impl<D> Item<D> {
     /// A new one.
     pub fn new(logged: Logged, delivery: Option<Arc<D>>) -> Self {
-        Self { logged: Arc::new(logged), delivery, failing: None, tries: 0, parked: None, repair: None }
+        let logged = Arc::new(logged);
+        Self { logged, delivery, failing: None, tries: 0, parked: None, repair: None, urgent: false }
     }
 }
 

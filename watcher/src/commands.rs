@@ -1,7 +1,7 @@
 //! The commands, each from settings to an exit code.
 
 use crate::{
-    http::Api,
+    http::{Api, files},
     node::{Node, Parts, Rules},
     service::{Ground, Mode, Online, Service, ServiceError, Summary, Tally},
 };
@@ -11,6 +11,7 @@ use common::{
     broker::Broker,
     error_chain,
     exit::{Exit, Failure, Fault},
+    http::{Routes, content::Shelf},
     index::HeldCount,
     limits::RateLimit,
     log::JetStreamLog,
@@ -104,7 +105,9 @@ pub async fn run(
     let live = watch::Sender::new(None);
     let removals = Arc::default();
     let api = Api::new(live.subscribe(), receive.max_upload.bytes(), Arc::clone(&removals), stop.clone());
-    let told = Told::start(&settings, Role::Watcher, max_lag, limit.clone(), &stop, api.routes()).await?;
+    let shelf = Arc::new(Shelf::new(Arc::clone(&local.root), local.index.clone()));
+    let routes = Routes { in_time: files(&shelf), ..api.routes() };
+    let told = Told::start(&settings, Role::Watcher, max_lag, limit.clone(), &stop, routes).await?;
     api.tells(&told.vitals);
     let ground = Ground { removals, ..ground(&local, &watch, Arc::clone(&told.vitals))? };
     let rules = ground.rules.clone();
@@ -122,6 +125,7 @@ pub async fn run(
             return Ok(None);
         }
         told.vitals.reported_by(&reporter);
+        shelf.reached(stores.blobs.clone(), RateLimit::default());
         let bucket = reporter.bucket();
         if let Some(bucket) = &bucket {
             api.reached(stores.log.clone(), bucket.clone());

@@ -101,6 +101,11 @@ impl NatsBlobs {
         Ok(Self(Arc::new(Bucket { wire, name, stream, lookups, chunk_size, durable })))
     }
 
+    /// How long the store says that a blob is; `None`: it has none of this name.
+    pub async fn length(&self, hash: ContentHash) -> Result<Option<u64>, BlobError> {
+        Ok(self.0.look(hash).await?.live().map(|meta| meta.size))
+    }
+
     /// Whether an acknowledged blob is as safe as an acknowledged event: false when the bucket's stream is written to disk later.
     pub fn is_durable(&self) -> bool {
         self.0.durable

@@ -4,6 +4,7 @@
 //! `/healthz` (also `/livez`): the process works, or should be started anew. `/readyz`: it does its work in time, or why not. `/metrics`: the numbers.
 //! `/api/v1/status`: the record.
 
+pub mod content;
 mod origin;
 mod problem;
 mod query;

@@ -5,7 +5,7 @@ use super::Problem;
 use crate::path::MediaPath;
 use axum::http::{StatusCode, Uri};
 use serde_json::json;
-use std::{borrow::Cow, fmt::Display, str::FromStr};
+use std::{fmt::Display, str::FromStr};
 
 /// What stands behind the `?`, decoded: values are bytes, as paths are.
 #[derive(Debug)]
@@ -76,11 +76,7 @@ pub fn refused(parameter: &str, why: &str) -> Problem {
 
 /// As forms write it: `+` is a space, `%XX` a byte. `None`: what follows a `%` is none.
 fn decoded(text: &str) -> Option<Vec<u8>> {
-    percent_decoded(&if text.contains('+') {
-        Cow::Owned(text.replace('+', " "))
-    } else {
-        Cow::Borrowed(text)
-    })
+    if text.contains('+') { percent_decoded(&text.replace('+', " ")) } else { percent_decoded(text) }
 }
 
 fn percent_decoded(text: &str) -> Option<Vec<u8>> {

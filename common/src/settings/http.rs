@@ -14,6 +14,8 @@ use std::{
 const MAX_LAG: Duration = Duration::from_secs(15);
 /// The largest upload, where nothing is said: an hour of film. What the disk cannot hold is refused anyway.
 const MAX_UPLOAD: Size = Size::new(16 << 30);
+/// A visitor of a web page does not wait longer for a picture that is not there.
+const LONGEST_MISS_WAIT: Duration = Duration::from_secs(5);
 
 /// The flags of services.
 #[derive(clap::Args, Clone, Default, Debug)]
@@ -32,6 +34,26 @@ impl HealthArgs {
             if lag.is_zero() { Err(given.refuse("no time at all")) } else { Ok(lag) }
         };
         given.map_or(Ok(MAX_LAG), positive)
+    }
+}
+
+/// The flags of who reads files over HTTP.
+#[derive(clap::Args, Clone, Default, Debug)]
+pub struct ReadArgs {
+    /// How long a request for a path that the log does not have yet is held, at most 5s [default: 0s]
+    #[arg(long, value_name = "DURATION")]
+    pub miss_wait: Option<String>,
+}
+
+impl ReadArgs {
+    /// Checks what was typed.
+    pub fn resolve(&self, layers: &Layers) -> Result<Duration, SettingsError> {
+        let given = layers.pick("miss-wait", self.miss_wait.as_deref().map(OsStr::new));
+        let short = |given: Given| {
+            let wait = parse_duration(given.text()?).map_err(|error| given.refuse(error))?;
+            if wait > LONGEST_MISS_WAIT { Err(given.refuse("longer than 5s")) } else { Ok(wait) }
+        };
+        given.map_or(Ok(Duration::ZERO), short)
     }
 }
 

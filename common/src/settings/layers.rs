@@ -11,7 +11,7 @@ use std::{
 };
 
 /// Every setting: the flag `--<name>`, the variable `MEDIAMIRROR_<NAME>`, the key in the file, and the nats CLI's variable.
-const KEYS: [(&str, Option<&str>); 30] = [
+const KEYS: [(&str, Option<&str>); 31] = [
     ("config", None),
     ("context", Some("NATS_CONTEXT")),
     ("creds", Some("NATS_CREDS")),
@@ -26,6 +26,7 @@ const KEYS: [(&str, Option<&str>); 30] = [
     ("max-upload", None),
     ("min-free", None),
     ("mirror", None),
+    ("miss-wait", None),
     ("nats-url", Some("NATS_URL")),
     ("nkey", Some("NATS_NKEY")),
     ("node", None),

@@ -13,7 +13,7 @@ mod units;
 
 pub use args::{CommonArgs, DownloadArgs, PlaceArgs, ReceiveArgs, ScrubArgs, UploadArgs, WatchArgs};
 pub use error::SettingsError;
-pub use http::{HealthArgs, HttpSettings, Listen, NotifySettings, ReceiveSettings};
+pub use http::{HealthArgs, HttpSettings, Listen, NotifySettings, ReadArgs, ReceiveSettings};
 pub use layers::{Environment, Layers, Level, Origin};
 pub use min_free::{InvalidMinFree, MinFree};
 pub use nats::{Auth, NatsSettings, Secret, Server, Tls};

@@ -29,11 +29,12 @@ struct Item {
     failures: usize,
     parked: bool,
     repair: Option<Repair>,
+    urgent: bool,
 }
 
 impl Item {
     fn new(logged: Logged) -> Self {
-        Self { logged, delivery: None, failures: 0, parked: false, repair: None }
+        Self { logged, delivery: None, failures: 0, parked: false, repair: None, urgent: false }
     }
 }
 
@@ -114,6 +115,7 @@ impl Service<'_> {
         self.read_on().await?;
         self.follow_by_reading().await?;
         self.look_for_asked().await?;
+        self.look_for_urgent().await?;
         let Some(mut item) = self.queue.pop_front() else { return Ok(false) };
         self.p.pause("about to apply").await;
         let tried = match &item.logged.event {
@@ -155,8 +157,8 @@ impl Service<'_> {
 
     /// `try_once`: tried again behind the other paths' events, then parked.
     async fn failed(&mut self, mut item: Item) -> Result<(), Over> {
-        if item.repair.is_some() {
-            return Ok(()); // It stays in the index.
+        if item.repair.is_some() || item.urgent {
+            return Ok(()); // It stays in the index, or comes in its turn.
         }
         item.failures += 1;
         if item.parked || item.failures >= PATIENCE {
@@ -263,6 +265,18 @@ impl Service<'_> {
             let (stamp, subject) = (parked.stamp, parked.subject);
             let logged = Logged::new(subjects, parked.version, stamp, subject, parked.payload.into());
             self.queue.push_back(Item { parked: true, ..Item::new(logged) });
+        }
+        Ok(())
+    }
+
+    /// `take_ask`, `look`, `apply_now`: before everything that waits, and its path's earlier events after it.
+    async fn look_for_urgent(&mut self) -> Result<(), Over> {
+        let Some(path) = self.p.world().nodes[self.p.node].read.take() else { return Ok(()) };
+        let newest = self.p.log.last(&path).await?;
+        self.p.pause("looked for a reader").await;
+        if let Some(newest) = newest {
+            self.p.note(format!("#{} out of turn", newest.version));
+            self.queue.push_front(Item { urgent: true, ..Item::new(newest) });
         }
         Ok(())
     }

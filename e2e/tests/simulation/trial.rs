@@ -23,6 +23,8 @@ pub enum Act {
     Move,
     /// A writer that still holds what was exchanged out.
     LateWrite,
+    /// Somebody reads the path over HTTP: its newest event is applied out of turn.
+    Read,
     Kill,
     Away,
     Back,
@@ -98,6 +100,8 @@ pub fn draw(seed: u64) -> Vec<Op> {
         WriteAgain,
         Move,
         LateWrite,
+        Read,
+        Read,
     ]);
     acts.extend(&faults);
     let mut ops: Vec<Op> = Vec::new();
@@ -147,6 +151,7 @@ fn act(sim: &mut Sim, op: &Op, rng: &mut SmallRng) {
         Act::Remove => sim.remove(op.node, op.path),
         Act::Move => sim.rename(op.node, op.path, if op.path == PATHS[0] { PATHS[1] } else { PATHS[0] }),
         Act::LateWrite => sim.late_write(op.node, rng),
+        Act::Read => sim.world().nodes[op.node].read = Some(crate::world::path(op.path)),
         Act::Kill => sim.kill(op.node, *Role::ALL.choose(rng).unwrap_or(&Role::Watcher)),
         Act::Away => sim.world().set_up(false),
         Act::Back => sim.world().set_up(true),

@@ -39,6 +39,8 @@ pub struct Node {
     pub copies: Vec<(Disk, Index)>,
     /// What the replicator asks the other nodes for.
     pub wanted: BTreeSet<ContentHash>,
+    /// The path whose newest event the replicator is asked to apply out of turn.
+    pub read: Option<MediaPath>,
     /// Paths that the running watcher has heard of, or is to look at again, and has not yet.
     pub noticed: BTreeSet<MediaPath>,
     /// So much happens beside what is played here that rule 8 holds removals and replacements.
@@ -53,6 +55,7 @@ impl Node {
             marker: None,
             copies: Vec::new(),
             wanted: BTreeSet::new(),
+            read: None,
             noticed: BTreeSet::new(),
             bulk: false,
         }

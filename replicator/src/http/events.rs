@@ -108,7 +108,9 @@ impl Feed {
     }
 
     async fn look(&mut self) -> Result<Step, BrokerError> {
-        let Some(sightings) = self.api.online.get() else { return Ok(Step::Wait) };
+        let Some(sightings) = self.api.online.get().map(|online| &online.sightings) else {
+            return Ok(Step::Wait);
+        };
         let log = sightings.state().await?;
         let step = self.cursor.step(&log);
         if step == Step::Read {

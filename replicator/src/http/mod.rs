@@ -3,20 +3,30 @@
 //! All of it reads, and names files: where tokens are in force it needs the scope `read`.
 
 mod events;
+mod files;
 mod log;
+mod misses;
 mod nodes;
+mod paths;
 mod wait;
 
+use crate::{node::Node, service::Urgent};
 use axum::{Router, routing::get};
 use common::{
+    arrivals::Arrivals,
+    blobs::NatsBlobs,
     broker::BrokerError,
     error_chain,
-    http::{ASK_AGAIN, Problem, Routes, Scope, needs},
+    http::{ASK_AGAIN, Problem, Routes, Scope, content::Shelf, needs},
     log::JetStreamLog,
     nodes::NodeBucket,
     sightings::Sightings,
 };
-use std::sync::{Arc, OnceLock};
+use misses::Misses;
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -27,25 +37,39 @@ const WAITS: usize = 64;
 
 /// What the routes share.
 pub struct Api {
+    shelf: Arc<Shelf>,
+    misses: Misses,
+    /// How long what is not there is waited for.
+    miss_wait: Duration,
     /// Once the broker was reached.
-    online: OnceLock<Sightings>,
+    online: OnceLock<Online>,
     /// The process is told to end.
     stop: CancellationToken,
     streams: Arc<Semaphore>,
     waits: Semaphore,
 }
 
+/// What there is once the broker was reached.
+struct Online {
+    sightings: Sightings,
+    urgent: Urgent,
+    arrivals: Arrivals,
+}
+
 impl Api {
-    /// Knows nothing yet.
-    pub fn new(stop: CancellationToken) -> Arc<Self> {
+    /// Knows what the disk has.
+    pub fn new(shelf: Shelf, miss_wait: Duration, stop: CancellationToken) -> Arc<Self> {
         let (streams, waits) = (Arc::new(Semaphore::new(STREAMS)), Semaphore::new(WAITS));
-        Arc::new(Self { online: OnceLock::new(), stop, streams, waits })
+        let (shelf, misses, online) = (Arc::new(shelf), Misses::default(), OnceLock::new());
+        Arc::new(Self { shelf, misses, miss_wait, online, stop, streams, waits })
     }
 
     /// The broker is reached.
-    pub fn reached(&self, log: JetStreamLog, nodes: NodeBucket) {
+    pub fn reached(&self, node: &Node<JetStreamLog, NatsBlobs>, urgent: Urgent, nodes: NodeBucket) {
+        self.shelf.reached(node.blobs.clone(), node.download_limit.clone());
+        let (sightings, arrivals) = (Sightings::new(node.log.clone(), nodes), node.arrivals.clone());
         // A second time would be the same broker.
-        let _ = self.online.set(Sightings::new(log, nodes));
+        let _ = self.online.set(Online { sightings, urgent, arrivals });
     }
 
     /// What is answered.
@@ -53,13 +77,20 @@ impl Api {
         let in_time = Router::new()
             .route("/api/v1/nodes", get(nodes::answer))
             .route("/api/v1/log", get(log::answer))
-            .route("/api/v1/events", get(events::answer));
-        let patient = Router::new().route("/api/v1/wait", get(wait::answer));
+            .route("/api/v1/events", get(events::answer))
+            .route("/api/v1/files/{sha256}", get(files::answer));
+        let patient = Router::new()
+            .route("/api/v1/wait", get(wait::answer))
+            .route("/api/v1/paths/{*path}", get(paths::answer));
         let state = |routes: Router<Arc<Self>>| needs(Scope::Read, routes.with_state(Arc::clone(self)));
         Routes { in_time: state(in_time), patient: state(patient) }
     }
 
     fn sightings(&self) -> Result<&Sightings, Problem> {
+        Ok(&self.online()?.sightings)
+    }
+
+    fn online(&self) -> Result<&Online, Problem> {
         let unreached =
             || Problem::passing("the process has not reached the broker since it was started", ASK_AGAIN);
         self.online.get().ok_or_else(unreached)

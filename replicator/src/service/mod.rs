@@ -6,7 +6,10 @@ mod neighbours;
 mod sessions;
 mod told;
 mod upkeep;
+mod urgent;
 mod work;
+
+pub use urgent::{Answer, Begun, End, Nothing, Urgent};
 
 use crate::{
     check::{Check, read_page},
@@ -102,6 +105,8 @@ pub struct Service<L: EventLog, B> {
     /// Ready to be tried: what the consumer delivered now goes before what is read again.
     fresh: VecDeque<Item<DeliveryOf<L>>>,
     again: VecDeque<Item<DeliveryOf<L>>>,
+    /// What is to be applied out of turn.
+    desk: urgent::Desk<DeliveryOf<L>>,
     /// By subject: one event of a path at a time.
     busy: HashMap<String, Busy<DeliveryOf<L>>>,
     work: JoinSet<Ended<DeliveryOf<L>>>,
@@ -148,6 +153,7 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
             stored: Version::ZERO,
             fresh: VecDeque::new(),
             again: VecDeque::new(),
+            desk: urgent::Desk::new(),
             busy: HashMap::new(),
             work: JoinSet::new(),
             pauses: JoinSet::new(),
@@ -201,6 +207,8 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
                         self.next_session = Instant::now() + SESSION_RETRY;
                     }
                 },
+                Some(ask) = self.desk.asks.recv(), if self.desk.is_open() => self.take_ask(ask),
+                Some(looked) = self.desk.looks.join_next(), if !self.desk.looks.is_empty() => self.take_looked(panics(looked)),
                 Some(item) = self.pauses.join_next(), if !self.pauses.is_empty() => self.fresh.push_back(panics(item)),
                 Some(read) = self.reads.join_next(), if !self.reads.is_empty() => self.take_read(panics(read)),
                 Some(done) = self.upkeep.join_next(), if !self.upkeep.is_empty() => self.kept_up(panics(done))?,

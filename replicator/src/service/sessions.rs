@@ -31,6 +31,7 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
         // All of it is read again, or delivered again.
         self.fresh.clear();
         self.again.clear();
+        self.desk.clear();
         self.unchecked |= self.check.take().is_some();
         self.outstanding.clear();
         self.taken.clear();

@@ -54,7 +54,8 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
     }
 
     pub(super) fn pending(&self) -> u64 {
-        (self.fresh.len() + self.again.len() + self.work.len() + self.pauses.len()) as u64
+        (self.desk.ready.len() + self.fresh.len() + self.again.len() + self.work.len() + self.pauses.len())
+            as u64
     }
 
     pub(super) fn state(&self) -> NodeRunState {

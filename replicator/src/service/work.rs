@@ -1,6 +1,8 @@
 //! Events in work: one of a path at a time, and what comes after each try.
 
-use super::{Busy, DeliveryOf, Ended, SESSION_RETRY, STATE_DISK, Service, ServiceError, WANTED};
+use super::{
+    Busy, DeliveryOf, Ended, SESSION_RETRY, STATE_DISK, Service, ServiceError, WANTED, urgent::may_pass,
+};
 use crate::{
     apply::Outcome,
     node::Next,
@@ -20,12 +22,11 @@ use tokio::time::{Instant, sleep};
 impl<L: EventLog, B: BlobStore> Service<L, B> {
     pub(super) fn start(&mut self) {
         let Some(session) = self.session.clone() else { return };
-        while self.work.len() < self.transfers {
-            let Some(item) = self.fresh.pop_front().or_else(|| self.again.pop_front()) else { break };
+        while let Some(item) = self.next_item() {
             // A path whose event pauses stays busy, so that its events stay in order.
             let begun = item.failing.is_some();
             match self.busy.get_mut(&item.logged.subject) {
-                Some(busy) if !begun || busy.running => {
+                Some(busy) if (!begun || busy.running) && !may_pass(&item, busy) => {
                     busy.waiting.push_back(item);
                     continue;
                 }
@@ -47,6 +48,7 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
     pub(super) async fn end(&mut self, ended: Ended<DeliveryOf<L>>) -> Result<(), ServiceError> {
         let Ended { mut item, generation, result, took } = ended;
         let current = self.session.as_ref().is_some_and(|session| session.generation == generation);
+        self.tell_end(&item, &result);
         match result {
             Ok(Tried::Done(outcome)) => {
                 self.say(&item, outcome, took);
@@ -72,7 +74,7 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
             Ok(Tried::Rested { reason }) => self.trouble(reason),
             Ok(Tried::NoRoom { reason, need }) => {
                 self.room.add(&item.logged.subject, reason);
-                if current {
+                if current && !item.urgent {
                     let (node, version) = (Arc::clone(&self.node), item.logged.version);
                     let item = self.newest_first(item);
                     let need = need.filter(|_| item.logged.version == version);
@@ -88,7 +90,7 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
                     self.wanted_changed |= self.wanted.insert(content);
                 }
                 self.trouble(reason);
-                if current {
+                if current && !item.urgent {
                     item.tries += 1;
                     self.rest(item, sleep(pause), false);
                     return Ok(());
@@ -120,7 +122,7 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
     pub(super) fn newest_first(&mut self, item: Item<DeliveryOf<L>>) -> Item<DeliveryOf<L>> {
         let Some(busy) = self.busy.get_mut(&item.logged.subject) else { return item };
         match busy.waiting.pop_back() {
-            Some(newest) if newest.logged.version > item.logged.version => {
+            Some(newest) if newest.logged.version > item.logged.version && !newest.urgent => {
                 busy.waiting.push_front(item);
                 newest
             }
@@ -141,6 +143,7 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
         item.failing = item.failing.filter(|_| !full).or(Some(Instant::now()));
         if let Some(busy) = self.busy.get_mut(&item.logged.subject) {
             busy.running = false;
+            self.desk.take_urgent(&mut busy.waiting);
         }
         self.pauses.spawn(async move {
             pause.await;
@@ -155,7 +158,8 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
     pub(super) fn free(&mut self, subject: &str) {
         if let Some(mut busy) = self.busy.remove(subject) {
             while let Some(item) = busy.waiting.pop_back() {
-                self.fresh.push_front(item);
+                let queue = if item.urgent { &mut self.desk.ready } else { &mut self.fresh };
+                queue.push_front(item);
             }
         }
     }
@@ -169,9 +173,12 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
             let subject = item.logged.subject.clone();
             self.tracker.end(Landmark { version: item.logged.version, subject, event });
         }
+        self.node.vitals.got_done();
+        if item.urgent {
+            return; // It is acknowledged when it comes in its turn.
+        }
         self.outstanding.remove(&item.logged.version);
         self.taken.remove(&item.logged.version);
-        self.node.vitals.got_done();
         if let Some(delivery) = &item.delivery {
             delivery.acknowledge().await;
         }

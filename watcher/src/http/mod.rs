@@ -1,12 +1,14 @@
-//! What the watcher takes over HTTP: files, and removals. One file for each route.
+//! What the watcher takes and gives over HTTP: files, and removals. One file for each route.
 //!
-//! All of it changes something: where tokens are in force it needs the scope `write`.
+//! What changes something needs the scope `write` where tokens are in force.
 
 mod body;
+mod files;
 mod put;
 mod refused;
 mod remove;
 
+pub use files::routes as files;
 pub use refused::Refused;
 
 use crate::{

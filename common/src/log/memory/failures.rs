@@ -20,6 +20,12 @@ impl MemoryLog {
             shared.last = shared.last.min(to.get());
             shared.recent.retain(|_, sequence| *sequence <= to.get());
             shared.consumers.retain(|_, consumer| consumer.delivered > 0);
+            // A broker that was started again knows of a consumer what it has delivered, and goes on after that: what was to be delivered first is forgotten.
+            for consumer in shared.consumers.values_mut() {
+                let delivered = consumer.delivered;
+                consumer.first.retain(|sequence| *sequence <= delivered);
+                consumer.next = consumer.next.min(delivered + 1);
+            }
         });
     }
 
@@ -99,6 +105,10 @@ mod tests {
         assert_eq!((&after.created, after.last), (&before.created, Version::new(1)));
         let again = log.publish(&contract::event("d", b"1", Version::ZERO)).await;
         assert_eq!(again.expect("stored"), Published::Stored(Version::new(2)), "a version is given twice");
+
+        let delivered = follower.next().await.expect("the new one");
+        assert_eq!(delivered.logged().version, Version::new(2), "and it is delivered");
+        delivered.acknowledge().await;
 
         let event = contract::event("d", b"1", Version::ZERO);
         let again = log.publish(&contract::event("d", b"2", Version::new(2))).await;
