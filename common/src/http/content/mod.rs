@@ -22,7 +22,7 @@ use crate::{
     limits::RateLimit,
     path::MediaPath,
     resolve::blocking,
-    root::{FileStat, Root},
+    root::{FileStat, Look, Root},
 };
 use axum::{
     body::Body,
@@ -38,13 +38,20 @@ use std::{
     io,
     ops::Range,
     sync::{Arc, OnceLock},
+    time::Duration,
 };
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::sleep,
+};
 
 /// Downloads at once: fewer than connections, so that who takes theirs slowly leaves room to ask how the process is.
 const DOWNLOADS: usize = 96;
 /// Of them from the blob store.
 const FROM_STORE: usize = 16;
+/// A file that was written a moment ago is looked at again until a later write cannot carry its stat: 60 ms, where nobody writes to it.
+const YOUNG_LOOKS: usize = 4;
+const YOUNG_PAUSE: Duration = Duration::from_millis(15);
 
 /// What a node has to read from.
 pub struct Shelf {
@@ -98,12 +105,29 @@ impl Shelf {
 
     /// What stands at a path.
     pub async fn at(&self, path: &MediaPath) -> Result<Local, Problem> {
+        for _ in 0..YOUNG_LOOKS {
+            let (local, young) = self.now(path).await.map_err(unreadable)?;
+            if !young {
+                return Ok(local);
+            }
+            sleep(YOUNG_PAUSE).await;
+        }
+        self.now(path).await.map(|(local, _)| local).map_err(unreadable)
+    }
+
+    /// With it, whether a file stands there that was written so shortly ago that nothing vouches for it yet.
+    async fn now(&self, path: &MediaPath) -> Result<(Local, bool), IndexError> {
         let (root, index, path) = (Arc::clone(&self.root), self.index.clone(), path.clone());
-        let found = blocking(move || match index.path_state(&path)?.row {
-            Some(row) if row.content().is_some() => Ok(standing(&root, &path, &row, true)),
-            _ => Ok::<_, IndexError>(Local::Absent),
-        });
-        found.await.map_err(unreadable)
+        blocking(move || {
+            let local = match index.path_state(&path)?.row {
+                Some(row) if row.content().is_some() => standing(&root, &path, &row, true),
+                _ => Local::Absent,
+            };
+            let young = matches!(local, Local::Changed)
+                && matches!(root.look(&path), Ok(Look::File(now)) if content::is_racy(now.mtime));
+            Ok((local, young))
+        })
+        .await
     }
 
     async fn with(&self, content: ContentHash) -> Result<Option<Standing>, Problem> {
