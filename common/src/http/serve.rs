@@ -92,10 +92,11 @@ async fn connection(stream: TcpStream, router: Router, stop: CancellationToken) 
             poll_fn(|context| served.poll_without_shutdown(context)).await
         }
     };
-    match ended {
-        Ok(()) => linger(served.into_parts().io.into_inner()).await,
-        Err(error) => tracing::debug!(%error, "a connection ended early"),
+    // A head that was refused is an error here, and has been answered all the same.
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection ended early");
     }
+    linger(served.into_parts().io.into_inner()).await;
 }
 
 /// Ends a connection so that the client gets to read what it was answered.
