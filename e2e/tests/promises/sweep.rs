@@ -9,7 +9,7 @@ use e2e::{
 use rand::{Rng, SeedableRng, rngs::SmallRng, seq::SliceRandom};
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
+    env, fs,
     os::unix::process::ExitStatusExt,
     sync::Mutex,
     thread,
@@ -282,9 +282,14 @@ fn sample(role: Role, calls: &'static [&'static str]) {
     println!("killed at: {:?}", fired.lock().unwrap());
 }
 
-/// Every occurrence of every call that any thread reaches, with one file in work at a time and with many.
+/// Every occurrence of every call that any thread reaches, with one file in work at a time and with many. `MEDIAMIRROR_SWEEP=openat,fsync` leaves out
+/// all other calls.
 fn all(role: Role, calls: &'static [&'static str]) {
-    let sweeps: Vec<_> = calls.iter().flat_map(|call| [(call, true), (call, false)]).collect();
+    let only = env::var("MEDIAMIRROR_SWEEP").ok();
+    let is_asked = |call: &&&str| only.as_ref().is_none_or(|only| only.split(',').any(|name| name == **call));
+    let sweeps: Vec<_> =
+        calls.iter().filter(is_asked).flat_map(|call| [(call, true), (call, false)]).collect();
+    assert!(!sweeps.is_empty(), "MEDIAMIRROR_SWEEP names no call of {calls:?}");
     let left = Mutex::new(sweeps);
     thread::scope(|scope| {
         for _ in 0..LANES {
