@@ -2,7 +2,7 @@
 //!
 //! Panics at the first broken promise, naming it.
 
-use super::{Delivery, EventLog, Follower, Logged, Published};
+use super::{Delivery, EventLog, Follower, Hint, Logged, Published};
 use crate::{
     event::{Attributes, Event, Kind, Version},
     hash::ContentHash,
@@ -33,6 +33,7 @@ pub async fn suite<L: EventLog>(
     history_of_a_path(&make(None).await).await;
     gaps(&make(Some(1)).await).await;
     odd_names(&make(None).await).await;
+    hints(&make(None).await).await;
     let log = make(None).await;
     poison(&log, |subject, payload| inject(&log, subject, payload)).await;
     // Waits for the acknowledgement wait of a real broker, so the other runs meanwhile.
@@ -336,6 +337,35 @@ async fn following<L: EventLog>(log: &L) {
     let versions = [b, removed, last, d];
     for version in versions {
         assert_eq!(delivered(&mut other).await.logged().version, version, "each node has its own");
+    }
+}
+
+async fn hints<L: EventLog>(log: &L) {
+    stored(log, &event("before", b"1", Version::ZERO)).await;
+    let mut hints = log.hints().await.expect("hints");
+    // A subscription stands once something that was published after it is heard of.
+    let mut first = 0;
+    let heard = async {
+        loop {
+            first = stored(log, &event("first", &[first as u8], Version::new(first))).await.get();
+            let hint = tokio::time::timeout(Duration::from_millis(200), hints.next()).await;
+            if let Ok(hint) = hint {
+                break hint.expect("a hint");
+            }
+        }
+    };
+    assert_eq!(soon("the first hint", heard).await.path, "first".parse().expect("a good path"));
+    let version = stored(log, &event("a/Ä b.c", b"1", Version::ZERO)).await;
+    stored(log, &removal("a/Ä b.c", b"1", version)).await;
+    for replaces in [Version::ZERO, version] {
+        let expected = Hint { path: "a/Ä b.c".parse().expect("a good path"), replaces };
+        loop {
+            let hint = soon("a hint", hints.next()).await.expect("a hint");
+            if hint.path == expected.path {
+                assert_eq!(hint, expected);
+                break;
+            }
+        }
     }
 }
 

@@ -61,6 +61,7 @@ struct Trouble {
 /// An event from the consumer.
 pub struct JetStreamDelivery {
     logged: Logged,
+    pending: u64,
     client: Client,
     reply: Option<Subject>,
 }
@@ -132,14 +133,14 @@ impl JetStreamFollower {
 
     fn delivery(&self, message: jetstream::Message) -> Result<JetStreamDelivery, BrokerError> {
         let doing = || format!("following the log by {}", self.name);
-        let (version, time) = match message.info() {
-            Ok(info) => (Version::new(info.stream_sequence), info.published.into()),
+        let (version, time, pending) = match message.info() {
+            Ok(info) => (Version::new(info.stream_sequence), info.published.into(), info.pending),
             Err(error) => return Err(BrokerError::Answer { doing: doing(), reason: error.to_string() }),
         };
         let message = message.message;
         let subject = message.subject.to_string();
         let logged = Logged::new(&self.subjects, version, time, subject, message.payload);
-        Ok(JetStreamDelivery { logged, client: self.wire.client().clone(), reply: message.reply })
+        Ok(JetStreamDelivery { logged, pending, client: self.wire.client().clone(), reply: message.reply })
     }
 }
 
@@ -266,6 +267,10 @@ impl JetStreamDelivery {
 impl Delivery for JetStreamDelivery {
     fn logged(&self) -> &Logged {
         &self.logged
+    }
+
+    fn pending(&self) -> u64 {
+        self.pending
     }
 
     async fn acknowledge(&self) {

@@ -7,7 +7,7 @@
 //! the acknowledgements and refusals of this handle told.
 
 use super::{
-    ConsumerState, EventLog, LogState, Logged, Published,
+    ConsumerState, EventLog, Hints, LogState, Logged, Published,
     floors::Floors,
     follower::{self, JetStreamFollower},
     publisher::Publisher,
@@ -270,5 +270,9 @@ impl EventLog for JetStreamLog {
 
     async fn follow(&self, node: &NodeName) -> Result<JetStreamFollower, BrokerError> {
         JetStreamFollower::start(&self.0.wire, &self.0.stream, self.0.subjects.clone(), node).await
+    }
+
+    async fn hints(&self) -> Result<Hints, BrokerError> {
+        Hints::subscribe(self.0.wire.client(), self.0.subjects.clone()).await
     }
 }

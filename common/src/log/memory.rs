@@ -2,7 +2,7 @@
 
 mod failures;
 
-use super::{ConsumerState, Delivery, EventLog, Follower, LogState, Logged, Published};
+use super::{ConsumerState, Delivery, EventLog, Follower, Hint, Hints, LogState, Logged, Published};
 use crate::{
     broker::BrokerError,
     event::{Event, EventId, StreamCreated, Version},
@@ -66,6 +66,7 @@ pub struct MemoryDelivery {
     node: NodeName,
     life: Timestamp,
     logged: Logged,
+    pending: u64,
 }
 
 impl MemoryLog {
@@ -236,11 +237,30 @@ impl EventLog for MemoryLog {
         let changed = self.changed.subscribe();
         Ok(MemoryFollower { log: self.clone(), node: node.clone(), life, changed })
     }
+
+    async fn hints(&self) -> Result<Hints, BrokerError> {
+        let mut seen = self.ask("listening to the log", |shared| shared.last)?;
+        let (log, mut changed) = (self.clone(), self.changed.subscribe());
+        Ok(Hints::start(async move |sender| {
+            while changed.changed().await.is_ok() {
+                let new = log.ask("listening", |shared| {
+                    let new: Vec<_> =
+                        shared.events.range(seen + 1..).map(|(_, logged)| logged.clone()).collect();
+                    seen = shared.last;
+                    new
+                });
+                for event in new.into_iter().flatten().filter_map(|logged| logged.event.ok()) {
+                    // As on the wire: what cannot be held is left out.
+                    let _ = sender.try_send(Hint::of(event));
+                }
+            }
+        }))
+    }
 }
 
 impl MemoryFollower {
     /// `None`: nothing to deliver now.
-    fn take(&self) -> Result<Option<Logged>, BrokerError> {
+    fn take(&self) -> Result<Option<(Logged, u64)>, BrokerError> {
         let doing = || format!("following the log by {}", self.node.consumer());
         self.log.ask(&doing(), |shared| {
             let known = shared.created == self.life;
@@ -259,7 +279,8 @@ impl MemoryFollower {
             };
             consumer.delivered = consumer.delivered.max(logged.version.get());
             consumer.unacknowledged.insert(logged.version.get());
-            Ok(Some(logged.clone()))
+            let pending = consumer.first.len() + shared.events.range(consumer.next..).count();
+            Ok(Some((logged.clone(), pending as u64)))
         })?
     }
 }
@@ -270,12 +291,13 @@ impl Follower for MemoryFollower {
     async fn next(&mut self) -> Result<MemoryDelivery, BrokerError> {
         loop {
             self.changed.mark_unchanged();
-            if let Some(logged) = self.take()? {
+            if let Some((logged, pending)) = self.take()? {
                 return Ok(MemoryDelivery {
                     log: self.log.clone(),
                     node: self.node.clone(),
                     life: self.life,
                     logged,
+                    pending,
                 });
             }
             // The log holds a sender of its own, so this never ends with an error.
@@ -303,6 +325,10 @@ impl Follower for MemoryFollower {
 impl Delivery for MemoryDelivery {
     fn logged(&self) -> &Logged {
         &self.logged
+    }
+
+    fn pending(&self) -> u64 {
+        self.pending
     }
 
     async fn acknowledge(&self) {

@@ -5,11 +5,13 @@
 pub mod contract;
 mod floors;
 mod follower;
+mod hints;
 mod jetstream;
 mod memory;
 mod publisher;
 
 pub use follower::{JetStreamDelivery, JetStreamFollower};
+pub use hints::{Hint, Hints};
 pub use jetstream::{JetStreamLog, LogOptions};
 pub use memory::{MemoryDelivery, MemoryFollower, MemoryLog};
 
@@ -104,6 +106,8 @@ pub struct ConsumerState {
 pub trait Delivery: Send + Sync + 'static {
     /// What was delivered.
     fn logged(&self) -> &Logged;
+    /// Events that were still to be delivered after this one.
+    fn pending(&self) -> u64;
     /// Applied, superseded or parked here: never deliver it again. Best effort; when it is lost the event comes again, and is found superseded.
     fn acknowledge(&self) -> impl Future<Output = ()> + Send;
     /// Still being worked on: starts the acknowledgement wait anew.
@@ -173,4 +177,7 @@ pub trait EventLog: Clone + Send + Sync + 'static {
     /// The durable consumer of this node, made when it is not there: it begins with the newest event of each path (rule 12). An existing one goes on
     /// where it is, and is never moved.
     fn follow(&self, node: &NodeName) -> impl Future<Output = Result<Self::Follower, BrokerError>> + Send;
+
+    /// A hint for each event that anybody publishes from now on.
+    fn hints(&self) -> impl Future<Output = Result<Hints, BrokerError>> + Send;
 }

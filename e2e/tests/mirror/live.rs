@@ -1,6 +1,6 @@
 //! Changes travel both ways, and the last state of a path stands on all nodes.
 
-use e2e::{LONG, Mirror, Role, SOON, content, paced, wait_until, write};
+use e2e::{LONG, Mirror, Node, Role, SOON, content, paced, wait_until, write};
 use std::{fs, thread, time::Duration};
 
 #[test]
@@ -139,4 +139,41 @@ fn two_mirrors_share_a_broker_and_nothing_else() {
     wait_until(SOON, "the file on its own mirror", || mirror.nodes[1].path("here").exists());
     assert!(!mirror.nodes[2].path("here").exists());
     assert!(!mirror.nodes[0].path("there").exists());
+}
+
+#[test]
+fn what_is_written_now_arrives_before_the_backlog() {
+    const BACKLOG: usize = 1500;
+    let mut mirror = Mirror::idle(&["a", "b"]);
+    for i in 0..BACKLOG {
+        write(&mirror.nodes[0].path(format!("backlog/{i}")), &content(&format!("{i}"), 4000));
+    }
+    mirror.nodes[0].start(Role::Watcher);
+    wait_until(LONG, "the backlog in the log", || mirror.log().len() == BACKLOG);
+    // All of it takes longer than anything here waits.
+    mirror.nodes[1].start_with(Role::Replicator, &["--download-limit", "64KiB", "--transfers", "8"]);
+    wait_until(SOON, "the first of it", || mirror.nodes[1].path("backlog").exists());
+    let log = |node: &mut Node| node.process(Role::Replicator).log();
+    wait_until(SOON, "hints", || log(&mut mirror.nodes[1]).contains("published now is applied first"));
+    for i in 0..3 {
+        let (path, bytes) = (format!("uploads/{i}"), content(&format!("fresh {i}"), 5000));
+        write(&mirror.nodes[0].path(&path), &bytes);
+        wait_until(SOON, &path, || fs::read(mirror.nodes[1].path(&path)).is_ok_and(|read| read == bytes));
+    }
+    fs::remove_file(mirror.nodes[0].path("uploads/0")).unwrap();
+    wait_until(SOON, "the removal", || !mirror.nodes[1].path("uploads/0").exists());
+    // The record tells both.
+    let expected = |record: &serde_json::Value| {
+        let version = record["version"].as_u64().unwrap();
+        let beyond = record["beyond"].as_array().unwrap();
+        let last = beyond.last().and_then(|range| range[1].as_u64());
+        version < BACKLOG as u64 && last == Some(BACKLOG as u64 + 4)
+    };
+    wait_until(SOON, "a record that says so", || {
+        mirror.nats().record("b", Role::Replicator).is_some_and(|record| expected(&record))
+    });
+    // And the backlog is worked off.
+    mirror.nodes[1].kill(Role::Replicator);
+    mirror.nodes[1].start(Role::Replicator);
+    assert_eq!(mirror.wait_equal(LONG).0.len(), BACKLOG + 2);
 }

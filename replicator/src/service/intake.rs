@@ -19,6 +19,7 @@ const WAITING: usize = 4096;
 
 impl<L: EventLog, B: BlobStore> Service<L, B> {
     pub(super) fn take(&mut self, delivery: DeliveryOf<L>) {
+        self.listening.undelivered = delivery.pending();
         let delivery = Arc::new(delivery);
         let logged = delivery.logged().clone();
         self.tracker.begin(logged.version);

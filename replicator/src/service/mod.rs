@@ -1,6 +1,7 @@
 //! The replicator's loop: it picks what happens next, and hands each event to [`work`](crate::work).
 
 mod asked;
+mod hints;
 mod intake;
 mod neighbours;
 mod sessions;
@@ -107,6 +108,7 @@ pub struct Service<L: EventLog, B> {
     again: VecDeque<Item<DeliveryOf<L>>>,
     /// What is to be applied out of turn.
     desk: urgent::Desk<DeliveryOf<L>>,
+    listening: hints::Listening,
     /// By subject: one event of a path at a time.
     busy: HashMap<String, Busy<DeliveryOf<L>>>,
     work: JoinSet<Ended<DeliveryOf<L>>>,
@@ -154,6 +156,7 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
             fresh: VecDeque::new(),
             again: VecDeque::new(),
             desk: urgent::Desk::new(),
+            listening: hints::Listening::new(),
             busy: HashMap::new(),
             work: JoinSet::new(),
             pauses: JoinSet::new(),
@@ -208,6 +211,7 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
                     }
                 },
                 Some(ask) = self.desk.asks.recv(), if self.desk.is_open() => self.take_ask(ask),
+                hint = hints::next(&mut self.listening) => self.take_hint(hint),
                 Some(looked) = self.desk.looks.join_next(), if !self.desk.looks.is_empty() => self.take_looked(panics(looked)),
                 Some(item) = self.pauses.join_next(), if !self.pauses.is_empty() => self.fresh.push_back(panics(item)),
                 Some(read) = self.reads.join_next(), if !self.reads.is_empty() => self.take_read(panics(read)),

@@ -32,6 +32,7 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
         self.fresh.clear();
         self.again.clear();
         self.desk.clear();
+        self.listening.clear();
         self.unchecked |= self.check.take().is_some();
         self.outstanding.clear();
         self.taken.clear();
@@ -88,6 +89,7 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
                 self.look_at_consumer(delivered, session.log.last, state.version);
                 self.tracker.read_after(delivered);
                 self.log_end = session.log.last;
+                self.listening.undelivered = consumer.pending;
                 tracing::info!(version = %state.version, head = %session.log.last, "the log is trusted; following");
                 if check::is_due(std::mem::take(&mut self.unchecked), &state) {
                     self.check = Some(Check::new(session.generation, session.log.last));

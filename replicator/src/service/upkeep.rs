@@ -36,6 +36,7 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
         if self.work.is_empty() && self.pauses.is_empty() && self.is_idle() {
             self.room.idle();
         }
+        self.listen_while_behind().await;
         if self.wanted_changed && self.session.is_some() {
             self.wanted_changed = false;
             reporter.want(self.wanted_list());

@@ -1,7 +1,7 @@
-//! Out of turn: who wants a path's newest event applied now asks here, and it goes ahead of all that waits. It is read by Direct Get, and applied by the same
+//! Out of turn: who wants a path's newest event applied now asks here, and it goes ahead of all that waits; so does what [hints](super::hints) tell of. It is read by Direct Get, and applied by the same
 //! rules as any other. It comes in its turn as well, and is found done, or is tried again and parked then: a try that fails here is not repeated here.
 
-use super::{Busy, DeliveryOf, Service};
+use super::{Busy, DeliveryOf, Service, hints::LOOK_AGAIN};
 use crate::{
     apply::Outcome,
     node::{ApplyError, Node},
@@ -23,6 +23,7 @@ use std::{
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::JoinSet,
+    time::sleep,
 };
 
 /// Events that are applied out of turn at once, beside those that are applied in turn.
@@ -132,6 +133,23 @@ impl Urgent {
     }
 }
 
+/// Who asks.
+pub(super) enum Asked {
+    /// Somebody who waits for the answer.
+    By(oneshot::Sender<Answer>),
+    /// A hint: the event that it is of is above this one, once the log has it.
+    ByHint(Version),
+}
+
+impl Asked {
+    fn answer(self, answer: Answer) {
+        if let Self::By(asked) = self {
+            // Who gave up waiting needs none.
+            let _ = asked.send(answer);
+        }
+    }
+}
+
 /// A newest event was read.
 pub(super) struct Looked {
     path: MediaPath,
@@ -189,6 +207,11 @@ impl<D> Desk<D> {
         self.applying.clear();
     }
 
+    /// Paths that are looked at, or whose event is applied, out of turn.
+    pub(super) fn in_hand(&self) -> usize {
+        self.looking.len() + self.applying.len()
+    }
+
     fn ended(&mut self, item: &Item<D>, end: End) {
         let Ok(event) = &item.logged.event else { return };
         let ours = |applying: &Applying| applying.begun.logged.version == item.logged.version;
@@ -208,21 +231,27 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
 
     pub(super) fn take_ask(&mut self, ask: Ask) {
         let Ask { path, answer } = ask;
-        let Some(session) = &self.session else {
-            // Who gave up waiting needs none.
-            let _ = answer.send(Answer::Away);
-            return;
-        };
+        self.look_at_newest(path, Asked::By(answer));
+    }
+
+    pub(super) fn look_at_newest(&mut self, path: MediaPath, asked: Asked) {
+        let Some(session) = &self.session else { return asked.answer(Answer::Away) };
         if let Some(applying) = self.desk.applying.get(&path) {
-            let _ = answer.send(Answer::Begun(applying.begun.clone()));
-            return;
+            return asked.answer(Answer::Begun(applying.begun.clone()));
         }
+        let is_new = !self.desk.looking.contains_key(&path);
         let asking = self.desk.looking.entry(path.clone()).or_default();
-        asking.push(answer);
-        if asking.len() == 1 {
+        let above = match asked {
+            Asked::By(answer) => {
+                asking.push(answer);
+                None
+            }
+            Asked::ByHint(replaces) => Some(replaces),
+        };
+        if is_new {
             let (node, generation) = (Arc::clone(&self.node), session.generation);
             self.desk.looks.spawn(async move {
-                let found = look(&node, &path, generation).await;
+                let found = look(&node, &path, generation, above).await;
                 Looked { path, generation, found }
             });
         }
@@ -297,12 +326,24 @@ fn end_of(result: &Result<Tried, ApplyError>) -> End {
     }
 }
 
+/// `above`: the newest event is expected to be above this one, and waited for a little.
 async fn look<L: EventLog, B: BlobStore>(
     node: &Node<L, B>,
     path: &MediaPath,
     generation: Generation,
+    above: Option<Version>,
 ) -> Result<Result<Logged, Nothing>, ApplyError> {
-    let newest = node.log.last(path).await?;
+    let is_there = |newest: &Option<Logged>| {
+        above.is_none_or(|above| newest.as_ref().is_some_and(|newest| newest.version > above))
+    };
+    let mut newest = node.log.last(path).await?;
+    for pause in LOOK_AGAIN {
+        if is_there(&newest) {
+            break;
+        }
+        sleep(pause).await;
+        newest = node.log.last(path).await?;
+    }
     let row = node.index.path_state(path)?.row.filter(|row| row.generation == generation);
     let facts = Facts {
         newest: newest.as_ref(),
