@@ -1,6 +1,6 @@
-//! What the replicator answers over HTTP besides health: the nodes, the log, and waiting. One file for each route.
+//! What the replicator answers over HTTP besides health: the nodes, the log, waiting, and a page for people. One file for each route.
 //!
-//! All of it reads, and names files: where tokens are in force it needs the scope `read`.
+//! Nearly all of it reads, and names files: where tokens are in force it needs the scope `read`. The page itself holds no data, and needs none.
 
 mod events;
 mod files;
@@ -8,16 +8,21 @@ mod log;
 mod misses;
 mod nodes;
 mod paths;
+mod retry;
 mod wait;
 
 use crate::{node::Node, service::Urgent};
-use axum::{Router, routing::get};
+use axum::{
+    Router,
+    routing::{get, post},
+};
 use common::{
     arrivals::Arrivals,
     blobs::NatsBlobs,
     broker::BrokerError,
     error_chain,
     http::{ASK_AGAIN, Problem, Routes, Scope, content::Shelf, needs},
+    index::Index,
     log::JetStreamLog,
     nodes::NodeBucket,
     sightings::Sightings,
@@ -38,6 +43,7 @@ const WAITS: usize = 64;
 /// What the routes share.
 pub struct Api {
     shelf: Arc<Shelf>,
+    index: Index,
     misses: Misses,
     /// How long what is not there is waited for.
     miss_wait: Duration,
@@ -58,10 +64,10 @@ struct Online {
 
 impl Api {
     /// Knows what the disk has.
-    pub fn new(shelf: Shelf, miss_wait: Duration, stop: CancellationToken) -> Arc<Self> {
+    pub fn new(shelf: Shelf, index: Index, miss_wait: Duration, stop: CancellationToken) -> Arc<Self> {
         let (streams, waits) = (Arc::new(Semaphore::new(STREAMS)), Semaphore::new(WAITS));
         let (shelf, misses, online) = (Arc::new(shelf), Misses::default(), OnceLock::new());
-        Arc::new(Self { shelf, misses, miss_wait, online, stop, streams, waits })
+        Arc::new(Self { shelf, index, misses, miss_wait, online, stop, streams, waits })
     }
 
     /// The broker is reached.
@@ -82,8 +88,10 @@ impl Api {
         let patient = Router::new()
             .route("/api/v1/wait", get(wait::answer))
             .route("/api/v1/paths/{*path}", get(paths::answer));
-        let state = |routes: Router<Arc<Self>>| needs(Scope::Read, routes.with_state(Arc::clone(self)));
-        Routes { in_time: state(in_time), patient: state(patient) }
+        let changing = Router::new().route("/api/v1/parked/retry", post(retry::answer));
+        let of = |scope, routes: Router<Arc<Self>>| needs(scope, routes.with_state(Arc::clone(self)));
+        let in_time = of(Scope::Read, in_time).merge(of(Scope::Admin, changing));
+        Routes { in_time, patient: of(Scope::Read, patient) }
     }
 
     fn sightings(&self) -> Result<&Sightings, Problem> {
