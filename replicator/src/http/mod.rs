@@ -2,11 +2,13 @@
 //!
 //! Nearly all of it reads, and names files: where tokens are in force it needs the scope `read`. The page itself holds no data, and needs none.
 
+mod activity;
 mod events;
 mod files;
 mod log;
 mod misses;
 mod nodes;
+mod page;
 mod paths;
 mod retry;
 mod wait;
@@ -26,6 +28,7 @@ use common::{
     log::JetStreamLog,
     nodes::NodeBucket,
     sightings::Sightings,
+    vitals::Vitals,
 };
 use misses::Misses;
 use std::{
@@ -60,6 +63,7 @@ struct Online {
     sightings: Sightings,
     urgent: Urgent,
     arrivals: Arrivals,
+    vitals: Arc<Vitals>,
 }
 
 impl Api {
@@ -75,12 +79,13 @@ impl Api {
         self.shelf.reached(node.blobs.clone(), node.download_limit.clone());
         let (sightings, arrivals) = (Sightings::new(node.log.clone(), nodes), node.arrivals.clone());
         // A second time would be the same broker.
-        let _ = self.online.set(Online { sightings, urgent, arrivals });
+        let _ = self.online.set(Online { sightings, urgent, arrivals, vitals: Arc::clone(&node.vitals) });
     }
 
     /// What is answered.
     pub fn routes(self: &Arc<Self>) -> Routes {
         let in_time = Router::new()
+            .route("/api/v1/activity", get(activity::answer))
             .route("/api/v1/nodes", get(nodes::answer))
             .route("/api/v1/log", get(log::answer))
             .route("/api/v1/events", get(events::answer))
@@ -91,7 +96,7 @@ impl Api {
         let changing = Router::new().route("/api/v1/parked/retry", post(retry::answer));
         let of = |scope, routes: Router<Arc<Self>>| needs(scope, routes.with_state(Arc::clone(self)));
         let in_time = of(Scope::Read, in_time).merge(of(Scope::Admin, changing));
-        Routes { in_time, patient: of(Scope::Read, patient) }
+        Routes { in_time, patient: of(Scope::Read, patient), open: page::routes() }
     }
 
     fn sightings(&self) -> Result<&Sightings, Problem> {
