@@ -5,6 +5,7 @@ use serde_json::json;
 use std::{
     fs,
     os::unix::fs::{PermissionsExt, symlink},
+    process::Command,
 };
 
 const READ: &str = "Authorization: Bearer only-read-0123456789";
@@ -83,4 +84,22 @@ fn no_web_site_asks_for_another_try_through_a_browser_on_this_machine() {
     assert_eq!(retry(&[JSON]), 200);
     let others = http.begin("GET /api/v1/activity", &["Host: evil.example"]).answer();
     assert_eq!(others.status, 421);
+}
+
+#[test]
+#[ignore = "needs chromium and chromium-driver; run by deploy/test.sh --full"]
+fn full_chromium_shows_each_state_as_it_comes_and_tries_again_at_a_click() {
+    if Command::new("chromedriver").arg("--version").output().is_err() {
+        println!("full_chromium not run: there is no chromedriver");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let pictures = std::env::var("MEDIAMIRROR_PICTURES").unwrap_or_else(|_| dir.path().display().to_string());
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/observe/status_page.py");
+    let programs = Role::Replicator.program();
+    let nats = std::env::var_os("MEDIAMIRROR_NATS_SERVER").expect("the path of nats-server");
+    let mut looking = Command::new("timeout");
+    looking.args(["300", "python3", script]).arg(programs.parent().unwrap()).arg(nats).arg(pictures);
+    let looked = looking.output().unwrap();
+    assert!(looked.status.success(), "{looked:?}");
 }

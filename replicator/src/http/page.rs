@@ -31,7 +31,7 @@ const FILES: [(&str, &str, &str); 9] = [
 ];
 
 /// Only what came from here is loaded, asked, and run; nobody may frame it, and a form sends nothing.
-const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; connect-src 'self'; \
                       base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 const GUARDS: [(HeaderName, &str); 4] = [

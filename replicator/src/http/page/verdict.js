@@ -21,7 +21,7 @@ function findings(state) {
       add("bad", true, `${some(parked, "event")} cannot be applied on ${name}`, state.parkedSince(name), error);
     }
     if (doing === "stopping") add("bad", role === "replicator", `The ${role} of ${name} was stopped`, now - node.age * 1000);
-    if (doing === "degraded" && !diverged) add("bad", false, `The ${role} of ${name} needs somebody to look`, null, error);
+    if (doing === "degraded" && !diverged && parked === 0) add("bad", false, `The ${role} of ${name} needs somebody to look`, null, error);
     if (doing === "starting") add("busy", role === "replicator", `The ${role} of ${name} is starting`, Date.parse(node.started));
     if (role === "replicator" && lag > 0) {
       add("busy", true, `${name} is ${some(lag, "event")} behind`, oldest(node.version));
