@@ -155,7 +155,7 @@ function draw() {
   show(at("#verdict ul"), lines, () => lines.map(lineOf));
   document.title = `${level === "good" ? "✓" : level === "busy" ? "…" : "!"} mediamirror ${state.here ?? ""}`;
   at("#here").textContent = state.here ? `seen from ${state.here}` : "";
-  const live = state.following && !state.silentSince;
+  const live = state.following && !state.silentSince && !state.away;
   at("#live").textContent = live ? "live" : state.silentSince ? `no answer for ${span((Date.now() - state.silentSince) / 1000)}` : "not live";
   at("#live").dataset.level = live ? "good" : "bad";
   const stale = Boolean(state.away || state.silentSince);
