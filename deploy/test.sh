@@ -73,6 +73,7 @@ command -v strace >/dev/null || missing+=(strace)
 command -v mkfs.ext4 >/dev/null || missing+=(e2fsprogs)
 command -v mount >/dev/null || missing+=(mount)
 command -v setpriv >/dev/null || missing+=(util-linux)
+if $full; then command -v chromedriver >/dev/null || missing+=(chromium chromium-driver); fi
 ls /usr/lib/*/faketime/libfaketimeMT.so.1 >/dev/null 2>&1 || missing+=(libfaketime)
 if ((${#missing[@]})) && [[ $(id -u) == 0 ]] && command -v apt-get >/dev/null; then
   echo "installing ${missing[*]}, for the tests of faults"

@@ -24,6 +24,8 @@ pub enum Arrived {
 /// A file on its way, for who reads it.
 #[derive(Clone, Debug)]
 pub struct Arrival {
+    /// The path that it is fetched for.
+    pub path: MediaPath,
     /// The temp file; it stays the same when it is renamed to its place.
     pub file: Arc<File>,
     /// Its length once it is whole.
@@ -67,6 +69,11 @@ impl Arrivals {
         there.expect("we hold the sender")
     }
 
+    /// All that are on their way now.
+    pub fn all(&self) -> Vec<Arrival> {
+        self.0.borrow().arriving.values().cloned().collect()
+    }
+
     /// From now on the path is to get what is being fetched for it.
     pub fn decide(&self, path: &MediaPath) -> Decided {
         self.0.send_modify(|all| *all.decided.entry(path.clone()).or_default() += 1);
@@ -76,13 +83,13 @@ impl Arrivals {
     /// The first `length` bytes are in the file.
     pub fn begin(
         &self,
-        content: ContentHash,
+        (path, content): (&MediaPath, ContentHash),
         (size, mtime): (u64, Timestamp),
         file: &File,
         length: u64,
     ) -> io::Result<Arriving> {
         let (sender, arrived) = watch::channel(Arrived::Bytes(length));
-        let arrival = Arrival { file: Arc::new(file.try_clone()?), size, mtime, arrived };
+        let arrival = Arrival { path: path.clone(), file: Arc::new(file.try_clone()?), size, mtime, arrived };
         self.0.send_modify(|all| _ = all.arriving.insert(content, arrival));
         Ok(Arriving { all: self.clone(), content, arrived: sender })
     }
@@ -136,21 +143,22 @@ mod tests {
         let file = tempfile::tempfile().expect("a file");
         let whole = (9, Timestamp::from_nanos(0));
         let now = || arrivals.of(&path, content).now_or_never();
-        let first = arrivals.begin(content, whole, &file, 0).expect("begun");
+        let first = arrivals.begin((&path, content), whole, &file, 0).expect("begun");
         assert!(now().is_none(), "it is on its way for another path");
         let decided = arrivals.decide(&path);
         let arrival = now().expect("it is on its way");
         first.got(5);
+        assert_eq!(arrivals.all().len(), 1);
         assert_eq!((arrival.size, *arrival.arrived.borrow()), (9, Arrived::Bytes(5)));
         drop(first);
         assert_eq!(*arrival.arrived.borrow(), Arrived::Failed);
         assert!(now().is_none(), "it is on its way no more");
-        let second = arrivals.begin(content, whole, &file, 5).expect("begun");
+        let second = arrivals.begin((&path, content), whole, &file, 5).expect("begun");
         let arrival = now().expect("it is on its way again");
         second.whole();
         assert_eq!(*arrival.arrived.borrow(), Arrived::Whole);
         drop(decided);
-        let _third = arrivals.begin(content, whole, &file, 0).expect("begun");
+        let _third = arrivals.begin((&path, content), whole, &file, 0).expect("begun");
         assert!(now().is_none(), "the path does not get it");
     }
 }

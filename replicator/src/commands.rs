@@ -63,7 +63,7 @@ pub async fn run(settings: Settings, run: Run) -> Result<Exit, Failure> {
     let local = Local::open(&settings, Role::Replicator, Some(&stop)).await?;
     let limit = RateLimit::new(run.transfer.limit.map(|size| size.bytes()));
     let shelf = Shelf::new(Arc::clone(&local.root), local.index.clone());
-    let api = Api::new(shelf, run.miss_wait, stop.clone());
+    let api = Api::new(shelf, local.index.clone(), run.miss_wait, stop.clone());
     let told =
         Told::start(&settings, Role::Replicator, run.max_lag, limit.clone(), &stop, api.routes()).await?;
     let waiting = told.vitals.while_waiting(connect_service(&settings, Role::Replicator, &stop));

@@ -176,7 +176,7 @@ impl Placing {
         let job = self.clone();
         let arriving = self.arrivals.as_ref().map(|arrivals| {
             let whole = (self.attributes.size, self.attributes.mtime);
-            arrivals.begin(self.content, whole, &begun.temp.file, begun.length)
+            arrivals.begin((&self.path, self.content), whole, &begun.temp.file, begun.length)
         });
         let arriving = arriving.transpose().map_err(ApplyError::Disk)?;
         let disk = tokio::task::spawn_blocking(move || {

@@ -76,6 +76,8 @@ pub struct Routes {
     pub in_time: Router,
     /// What has limits of its own.
     pub patient: Router,
+    /// What holds no data, and everybody may have.
+    pub open: Router,
 }
 
 /// These routes need a token with this scope, where tokens are asked for.
@@ -157,11 +159,14 @@ fn router(vitals: Arc<Vitals>, tokens: Option<Tokens>, routes: Routes) -> Router
         .fallback(async |uri: Uri| {
             Problem::new(StatusCode::NOT_FOUND, format!("there is nothing at {}", uri.path()))
         })
-        .method_not_allowed_fallback(async || {
-            Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this method is not for what is asked for")
-        })
+        .method_not_allowed_fallback(wrong_method)
         .layer(middleware::from_fn_with_state(tokens, admitted))
+        .merge(routes.open.method_not_allowed_fallback(wrong_method))
         .layer(middleware::map_response(usual))
+}
+
+async fn wrong_method() -> Problem {
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this method is not for what is asked for")
 }
 
 async fn usual(mut answer: Response) -> Response {

@@ -195,7 +195,7 @@ impl Metrics {
     }
 
     /// A file was placed, so many seconds after its change was noticed.
-    pub fn placed(&self, latency: f64) {
+    pub(super) fn placed(&self, latency: f64) {
         self.latency.observe(latency);
         self.files.get_or_create(&Direction::In.label()).inc();
     }

@@ -8,11 +8,13 @@ mod metrics;
 pub mod neighbours;
 mod notify;
 pub mod probe;
+mod samples;
 pub mod table;
 mod underway;
 
 pub use health::{Health, Reason, Standstill, Verdict, judge};
 pub use metrics::{Direction, Metrics};
+pub use samples::Sample;
 pub use underway::Long;
 
 use crate::{
@@ -30,6 +32,7 @@ use metrics::number;
 use neighbours::Neighbours;
 use notify::Notify;
 use probe::Probed;
+use samples::Samples;
 use std::{
     sync::{
         Mutex, MutexGuard, OnceLock, PoisonError,
@@ -98,6 +101,7 @@ pub struct Vitals {
     seen: Mutex<Seen>,
     probed: Mutex<Probed>,
     neighbours: Mutex<Neighbours>,
+    samples: Mutex<Samples>,
 }
 
 impl Vitals {
@@ -143,6 +147,7 @@ impl Vitals {
             seen: Mutex::new(seen),
             probed: Mutex::default(),
             neighbours: Mutex::default(),
+            samples: Mutex::default(),
         }
     }
 
@@ -194,6 +199,22 @@ impl Vitals {
     /// Something got done: an event or a path has come to its end.
     pub fn got_done(&self) {
         self.done.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A file was placed, so many seconds after its change was noticed.
+    pub fn placed(&self, latency: f64) {
+        self.metrics.placed(latency);
+        self.samples().placed(latency);
+    }
+
+    /// What came in the last hour, oldest first.
+    pub fn last_hour(&self) -> Vec<Sample> {
+        self.samples().past()
+    }
+
+    /// Since when there is no connection to the broker, if there is none.
+    pub fn away(&self) -> Option<Timestamp> {
+        self.samples().away()
     }
 
     /// The loop turns. Returns what it is to say in its record: a stall is said there, too, and the end of the log as the log tells it.
@@ -256,6 +277,11 @@ impl Vitals {
 
     fn turned(&self, now: Instant) {
         self.seen().turned = now;
+        let (connected, at) = (self.is_connected(), Timestamp::now());
+        let mut samples = self.samples();
+        samples.turn(now, at, self.meter.passed());
+        samples.connected(connected, at);
+        drop(samples);
         self.notify.iter().for_each(|notify| notify.working(now));
     }
 
@@ -360,6 +386,10 @@ impl Vitals {
 
     fn probed(&self, change: impl FnOnce(&mut Probed)) {
         change(&mut self.probed.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn samples(&self) -> MutexGuard<'_, Samples> {
+        self.samples.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn seen(&self) -> MutexGuard<'_, Seen> {

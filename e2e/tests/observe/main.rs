@@ -9,6 +9,7 @@ mod cluster;
 mod health;
 mod numbers;
 mod observed;
+mod page;
 mod prometheus;
 mod rules;
 mod several;

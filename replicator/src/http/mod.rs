@@ -1,26 +1,34 @@
-//! What the replicator answers over HTTP besides health: the nodes, the log, and waiting. One file for each route.
+//! What the replicator answers over HTTP besides health: the nodes, the log, waiting, and a page for people. One file for each route.
 //!
-//! All of it reads, and names files: where tokens are in force it needs the scope `read`.
+//! Nearly all of it reads, and names files: where tokens are in force it needs the scope `read`. The page itself holds no data, and needs none.
 
+mod activity;
 mod events;
 mod files;
 mod log;
 mod misses;
 mod nodes;
+mod page;
 mod paths;
+mod retry;
 mod wait;
 
 use crate::{node::Node, service::Urgent};
-use axum::{Router, routing::get};
+use axum::{
+    Router,
+    routing::{get, post},
+};
 use common::{
     arrivals::Arrivals,
     blobs::NatsBlobs,
     broker::BrokerError,
     error_chain,
     http::{ASK_AGAIN, Problem, Routes, Scope, content::Shelf, needs},
+    index::Index,
     log::JetStreamLog,
     nodes::NodeBucket,
     sightings::Sightings,
+    vitals::Vitals,
 };
 use misses::Misses;
 use std::{
@@ -38,6 +46,7 @@ const WAITS: usize = 64;
 /// What the routes share.
 pub struct Api {
     shelf: Arc<Shelf>,
+    index: Index,
     misses: Misses,
     /// How long what is not there is waited for.
     miss_wait: Duration,
@@ -54,14 +63,15 @@ struct Online {
     sightings: Sightings,
     urgent: Urgent,
     arrivals: Arrivals,
+    vitals: Arc<Vitals>,
 }
 
 impl Api {
     /// Knows what the disk has.
-    pub fn new(shelf: Shelf, miss_wait: Duration, stop: CancellationToken) -> Arc<Self> {
+    pub fn new(shelf: Shelf, index: Index, miss_wait: Duration, stop: CancellationToken) -> Arc<Self> {
         let (streams, waits) = (Arc::new(Semaphore::new(STREAMS)), Semaphore::new(WAITS));
         let (shelf, misses, online) = (Arc::new(shelf), Misses::default(), OnceLock::new());
-        Arc::new(Self { shelf, misses, miss_wait, online, stop, streams, waits })
+        Arc::new(Self { shelf, index, misses, miss_wait, online, stop, streams, waits })
     }
 
     /// The broker is reached.
@@ -69,12 +79,13 @@ impl Api {
         self.shelf.reached(node.blobs.clone(), node.download_limit.clone());
         let (sightings, arrivals) = (Sightings::new(node.log.clone(), nodes), node.arrivals.clone());
         // A second time would be the same broker.
-        let _ = self.online.set(Online { sightings, urgent, arrivals });
+        let _ = self.online.set(Online { sightings, urgent, arrivals, vitals: Arc::clone(&node.vitals) });
     }
 
     /// What is answered.
     pub fn routes(self: &Arc<Self>) -> Routes {
         let in_time = Router::new()
+            .route("/api/v1/activity", get(activity::answer))
             .route("/api/v1/nodes", get(nodes::answer))
             .route("/api/v1/log", get(log::answer))
             .route("/api/v1/events", get(events::answer))
@@ -82,8 +93,10 @@ impl Api {
         let patient = Router::new()
             .route("/api/v1/wait", get(wait::answer))
             .route("/api/v1/paths/{*path}", get(paths::answer));
-        let state = |routes: Router<Arc<Self>>| needs(Scope::Read, routes.with_state(Arc::clone(self)));
-        Routes { in_time: state(in_time), patient: state(patient) }
+        let changing = Router::new().route("/api/v1/parked/retry", post(retry::answer));
+        let of = |scope, routes: Router<Arc<Self>>| needs(scope, routes.with_state(Arc::clone(self)));
+        let in_time = of(Scope::Read, in_time).merge(of(Scope::Admin, changing));
+        Routes { in_time, patient: of(Scope::Read, patient), open: page::routes() }
     }
 
     fn sightings(&self) -> Result<&Sightings, Problem> {

@@ -1,4 +1,4 @@
-//! `GET /api/v1/nodes`: the records of all nodes with their ages, as `status --json` has them.
+//! `GET /api/v1/nodes`: the records of all nodes with their ages, as `status --json` has them, and the time by the broker's clock.
 
 use super::{Api, away};
 use axum::{Json, extract::State, http::Uri};
@@ -16,5 +16,5 @@ pub async fn answer(State(api): State<Arc<Api>>, uri: Uri) -> Result<Json<Value>
     let (log, records) = tokio::try_join!(sightings.state(), sightings.records()).map_err(away)?;
     let now = log.now.unwrap_or_else(Timestamp::now);
     let Status { head, nodes, .. } = Status::new(log.last, records.to_vec(), now, None);
-    Ok(Json(json!({ "head": head, "nodes": nodes })))
+    Ok(Json(json!({ "head": head, "now": now, "nodes": nodes })))
 }

@@ -33,10 +33,10 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
 
     /// An event was applied, so many seconds after its change was noticed.
     pub(super) fn count(&self, outcome: Outcome, latency: f64) {
-        let metrics = &self.node.vitals.metrics;
+        let vitals = &self.node.vitals;
         match outcome {
-            Outcome::Placed { .. } => metrics.placed(latency),
-            Outcome::Removed => metrics.removed(Direction::In),
+            Outcome::Placed { .. } => vitals.placed(latency),
+            Outcome::Removed => vitals.metrics.removed(Direction::In),
             _ => {}
         }
     }

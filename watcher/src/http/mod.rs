@@ -103,7 +103,7 @@ impl Api {
             .route("/api/v1/files/{sha256}", upload(put::answer))
             .route("/api/v1/paths/{*path}", delete(remove::answer))
             .with_state(Arc::clone(self));
-        Routes { in_time: Router::new(), patient: needs(Scope::Write, routes) }
+        Routes { patient: needs(Scope::Write, routes), ..Routes::default() }
     }
 
     /// Lets what has been received come to its end.
