@@ -16,7 +16,7 @@ pub async fn run(settings: &Settings, action: Option<ParkedAction>, json: bool) 
     let (folders, index) = index_of(settings)?;
     let ParkedAction::Retry { paths } = action.unwrap_or(ParkedAction::List) else {
         for parked in index.parked()? {
-            println!("{}", if json { self::json(&parked).to_string() } else { in_text(&parked) });
+            println!("{}", if json { in_json(&parked) } else { in_text(&parked) });
         }
         return Ok(Exit::Done);
     };
@@ -63,14 +63,21 @@ fn what(parked: &Parked) -> String {
     parked.path.as_ref().map_or_else(|| parked.subject.escape_debug().to_string(), ToString::to_string)
 }
 
-/// As `replicator parked --json` and HTTP have it.
+/// As HTTP has it, and the command line with the payload.
 pub fn json(parked: &Parked) -> Value {
-    let Parked { subject, path, version, stamp, payload, reason, permanent, since, tries, next_try } = parked;
+    let Parked { subject, path, version, stamp, payload: _, reason, permanent, since, tries, next_try } =
+        parked;
     json!({
         "version": version, "subject": subject, "path": path.as_ref().map(ToString::to_string), "time": stamp,
         "reason": reason, "permanent": permanent, "since": since, "tries": tries,
-        "next_try": (!permanent).then_some(next_try), "payload": String::from_utf8_lossy(payload),
+        "next_try": (!permanent).then_some(next_try),
     })
+}
+
+fn in_json(parked: &Parked) -> String {
+    let mut told = json(parked);
+    told["payload"] = String::from_utf8_lossy(&parked.payload).into();
+    told.to_string()
 }
 
 fn in_text(parked: &Parked) -> String {

@@ -180,6 +180,11 @@ impl Index {
         self.list("SELECT * FROM parked ORDER BY seq", parked_from)
     }
 
+    /// The first of them, at most `limit`.
+    pub fn parked_first(&self, limit: usize) -> Result<Vec<Parked>, IndexError> {
+        self.list(&format!("SELECT * FROM parked ORDER BY seq LIMIT {limit}"), parked_from)
+    }
+
     /// Up to 256 parked events that are to be tried now, oldest position first: those that an operator asked for, and those whose rest is over.
     pub fn parked_due(&self, now: Timestamp) -> Result<Vec<Parked>, IndexError> {
         self.read(|conn| {

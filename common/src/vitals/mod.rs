@@ -14,7 +14,7 @@ mod underway;
 
 pub use health::{Health, Reason, Standstill, Verdict, judge};
 pub use metrics::{Direction, Metrics};
-pub use samples::Sample;
+pub use samples::{Sample, Samples};
 pub use underway::Long;
 
 use crate::{
@@ -32,7 +32,6 @@ use metrics::number;
 use neighbours::Neighbours;
 use notify::Notify;
 use probe::Probed;
-use samples::Samples;
 use std::{
     sync::{
         Mutex, MutexGuard, OnceLock, PoisonError,
@@ -90,6 +89,8 @@ struct Seen {
 pub struct Vitals {
     /// The numbers.
     pub metrics: Metrics,
+    /// The last hour.
+    pub samples: Samples,
     role: Role,
     max_lag: Duration,
     stop: CancellationToken,
@@ -101,7 +102,6 @@ pub struct Vitals {
     seen: Mutex<Seen>,
     probed: Mutex<Probed>,
     neighbours: Mutex<Neighbours>,
-    samples: Mutex<Samples>,
 }
 
 impl Vitals {
@@ -136,6 +136,7 @@ impl Vitals {
         };
         Self {
             metrics: Metrics::new(role, Timestamp::now().nanos() as f64 / 1e9),
+            samples: Samples::default(),
             role,
             max_lag,
             stop,
@@ -147,7 +148,6 @@ impl Vitals {
             seen: Mutex::new(seen),
             probed: Mutex::default(),
             neighbours: Mutex::default(),
-            samples: Mutex::default(),
         }
     }
 
@@ -204,17 +204,7 @@ impl Vitals {
     /// A file was placed, so many seconds after its change was noticed.
     pub fn placed(&self, latency: f64) {
         self.metrics.placed(latency);
-        self.samples().placed(latency);
-    }
-
-    /// What came in the last hour, oldest first.
-    pub fn last_hour(&self) -> Vec<Sample> {
-        self.samples().past()
-    }
-
-    /// Since when there is no connection to the broker, if there is none.
-    pub fn away(&self) -> Option<Timestamp> {
-        self.samples().away()
+        self.samples.placed(latency);
     }
 
     /// The loop turns. Returns what it is to say in its record: a stall is said there, too, and the end of the log as the log tells it.
@@ -277,11 +267,7 @@ impl Vitals {
 
     fn turned(&self, now: Instant) {
         self.seen().turned = now;
-        let (connected, at) = (self.is_connected(), Timestamp::now());
-        let mut samples = self.samples();
-        samples.turn(now, at, self.meter.passed());
-        samples.connected(connected, at);
-        drop(samples);
+        self.samples.turn(now, Timestamp::now(), self.meter.passed(), self.is_connected());
         self.notify.iter().for_each(|notify| notify.working(now));
     }
 
@@ -386,10 +372,6 @@ impl Vitals {
 
     fn probed(&self, change: impl FnOnce(&mut Probed)) {
         change(&mut self.probed.lock().unwrap_or_else(PoisonError::into_inner));
-    }
-
-    fn samples(&self) -> MutexGuard<'_, Samples> {
-        self.samples.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn seen(&self) -> MutexGuard<'_, Seen> {

@@ -2,7 +2,11 @@
 
 use crate::time::Timestamp;
 use serde::Serialize;
-use std::{collections::VecDeque, time::Duration};
+use std::{
+    collections::VecDeque,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 use tokio::time::Instant;
 
 /// The time of one sample.
@@ -27,7 +31,10 @@ pub struct Sample {
 
 /// What is being counted, and what was.
 #[derive(Default)]
-pub(super) struct Samples {
+pub struct Samples(Mutex<Counted>);
+
+#[derive(Default)]
+struct Counted {
     began: Option<(Instant, u64)>,
     files: u64,
     sum: f64,
@@ -37,15 +44,38 @@ pub(super) struct Samples {
 }
 
 impl Samples {
-    /// A file was placed.
-    pub fn placed(&mut self, latency: f64) {
-        self.files += 1;
-        self.sum += latency;
-        self.longest = self.longest.max(latency);
+    /// Since when there is no connection to the broker, if there is none.
+    pub fn away(&self) -> Option<Timestamp> {
+        self.counted().away
     }
 
-    /// `passed`: bytes since the start.
-    pub fn turn(&mut self, now: Instant, at: Timestamp, passed: u64) {
+    /// What came in the last hour, oldest first.
+    pub fn past(&self) -> Vec<Sample> {
+        self.counted().past.iter().cloned().collect()
+    }
+
+    /// A file was placed, so many seconds after its change was noticed.
+    pub(super) fn placed(&self, latency: f64) {
+        let mut counted = self.counted();
+        counted.files += 1;
+        counted.sum += latency;
+        counted.longest = counted.longest.max(latency);
+    }
+
+    /// The loop turns. `passed`: bytes since the start. `connected`: to the broker.
+    pub(super) fn turn(&self, now: Instant, at: Timestamp, passed: u64, connected: bool) {
+        let mut counted = self.counted();
+        counted.away = if connected { None } else { counted.away.or(Some(at)) };
+        counted.turn(now, at, passed);
+    }
+
+    fn counted(&self) -> MutexGuard<'_, Counted> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Counted {
+    fn turn(&mut self, now: Instant, at: Timestamp, passed: u64) {
         let (began, before) = *self.began.get_or_insert((now, passed));
         if now.saturating_duration_since(began) < STEP {
             return;
@@ -63,21 +93,6 @@ impl Samples {
         }
         (self.began, self.files, self.sum, self.longest) = (Some((now, passed)), 0, 0.0, 0.0);
     }
-
-    /// Whether there is a connection to the broker at this turn.
-    pub fn connected(&mut self, connected: bool, at: Timestamp) {
-        self.away = if connected { None } else { self.away.or(Some(at)) };
-    }
-
-    /// Since when there is no connection.
-    pub fn away(&self) -> Option<Timestamp> {
-        self.away
-    }
-
-    /// Oldest first.
-    pub fn past(&self) -> Vec<Sample> {
-        self.past.iter().cloned().collect()
-    }
 }
 
 #[cfg(test)]
@@ -86,24 +101,24 @@ mod tests {
 
     #[test]
     fn a_sample_has_what_came_in_its_time_and_an_hour_of_them_is_kept() {
-        let (mut samples, began) = (Samples::default(), Instant::now());
-        let turn = |samples: &mut Samples, second: u64, passed| {
+        let (samples, began) = (Samples::default(), Instant::now());
+        let turn = |second: u64, passed| {
             let at = Timestamp::from_nanos(i128::from(second) * 1_000_000_000);
-            samples.turn(began + Duration::from_secs(second), at, passed);
+            samples.turn(began + Duration::from_secs(second), at, passed, true);
         };
-        turn(&mut samples, 0, 100);
+        turn(0, 100);
         samples.placed(0.1);
         samples.placed(0.3);
-        turn(&mut samples, 9, 500);
+        turn(9, 500);
         assert_eq!(samples.past(), []);
-        turn(&mut samples, 10, 600);
+        turn(10, 600);
         let first = &samples.past()[0];
         assert_eq!((first.files, first.bytes, first.latency_max), (2, 500, Some(0.3)));
         assert!((first.latency.expect("a mean") - 0.2).abs() < 1e-9);
-        turn(&mut samples, 20, 600);
+        turn(20, 600);
         let second = &samples.past()[1];
         assert_eq!((second.files, second.bytes, second.latency), (0, 0, None));
-        (3..1000).for_each(|n| turn(&mut samples, n * 10, 600));
+        (3..1000).for_each(|n| turn(n * 10, 600));
         assert_eq!(samples.past().len(), MOST);
         assert_eq!(samples.past()[0].at, Timestamp::from_nanos((9990 - 3590) * 1_000_000_000));
     }

@@ -1,6 +1,6 @@
 //! The status page and what is there for it: it is open and holds nothing, its data needs a token, and so does its button.
 
-use e2e::{Http, Mirror, Role, SOON, wait_for, wait_until, write};
+use e2e::{Http, Mirror, Role, SOON, not_run, wait_for, wait_until, write};
 use serde_json::json;
 use std::{
     fs,
@@ -90,7 +90,10 @@ fn no_web_site_asks_for_another_try_through_a_browser_on_this_machine() {
 #[ignore = "needs chromium and chromium-driver; run by deploy/test.sh --full"]
 fn full_chromium_shows_each_state_as_it_comes_and_tries_again_at_a_click() {
     if Command::new("chromedriver").arg("--version").output().is_err() {
-        println!("full_chromium not run: there is no chromedriver");
+        not_run(
+            "full_chromium_shows_each_state_as_it_comes_and_tries_again_at_a_click",
+            "there is no chromedriver",
+        );
         return;
     }
     let dir = tempfile::tempdir().unwrap();

@@ -2,11 +2,16 @@
 
 use super::Api;
 use crate::parked;
-use axum::{Json, extract::State, http::StatusCode, http::Uri};
+use axum::{
+    Json,
+    extract::State,
+    http::{StatusCode, Uri},
+};
 use common::{
     arrivals::{Arrival, Arrived},
     error_chain,
     http::{Problem, Query},
+    index::IndexError,
     resolve::blocking,
     time::Timestamp,
 };
@@ -15,16 +20,14 @@ use std::sync::Arc;
 
 /// Parked events that are told with their reasons; all are counted.
 const PARKED: usize = 100;
-/// Payloads are for the command line.
-const UNTOLD: &str = "payload";
 
 pub async fn answer(State(api): State<Arc<Api>>, uri: Uri) -> Result<Json<Value>, Problem> {
     Query::of(&uri, &[])?;
     let index = api.index.clone();
-    let parked = blocking(move || index.parked()).await;
+    let parked = blocking(move || Ok::<_, IndexError>((index.parked_first(PARKED)?, index.parked_count()?)));
     let failed = |error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error_chain(&error));
-    let parked = parked.map_err(failed)?;
-    let told: Vec<Value> = parked.iter().take(PARKED).map(parked::json).map(without_payload).collect();
+    let (parked, parked_count) = parked.await.map_err(failed)?;
+    let parked: Vec<Value> = parked.iter().map(parked::json).collect();
     let online = api.online.get();
     let mut transfers = online.map(|online| online.arrivals.all()).unwrap_or_default();
     transfers.sort_by(|a, b| a.path.as_bytes().cmp(b.path.as_bytes()));
@@ -32,19 +35,12 @@ pub async fn answer(State(api): State<Arc<Api>>, uri: Uri) -> Result<Json<Value>
     Ok(Json(json!({
         "now": Timestamp::now(),
         "reached": online.is_some(),
-        "away_since": online.and_then(|online| online.vitals.away()),
+        "away_since": online.and_then(|online| online.vitals.samples.away()),
         "transfers": transfers,
-        "parked": told,
-        "parked_count": parked.len(),
-        "samples": online.map(|online| online.vitals.last_hour()).unwrap_or_default(),
+        "parked": parked,
+        "parked_count": parked_count,
+        "samples": online.map(|online| online.vitals.samples.past()).unwrap_or_default(),
     })))
-}
-
-fn without_payload(mut parked: Value) -> Value {
-    if let Some(fields) = parked.as_object_mut() {
-        fields.remove(UNTOLD);
-    }
-    parked
 }
 
 /// None: it has just ended.

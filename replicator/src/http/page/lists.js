@@ -1,6 +1,7 @@
 // Events, transfers and what is parked.
 
 import { bytes, clock, count, el, millis, name, some } from "./dom.js";
+import { replicatorsOf } from "./nodes.js";
 
 // Whether a node has applied an event, by its record.
 function has(node, version) {
@@ -33,8 +34,8 @@ function event(data, replicators) {
 }
 
 export function eventList(events, nodes) {
-  const replicators = nodes.filter((node) => node.role === "replicator").sort((a, b) => (a.node < b.node ? -1 : 1));
   if (events.length === 0) return [el("p", { class: "none" }, "none yet")];
+  const replicators = replicatorsOf(nodes);
   return events.map((data) => event(data, replicators));
 }
 

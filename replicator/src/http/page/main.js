@@ -1,9 +1,9 @@
 // What is known, how it is asked for, and where it is shown.
 
 import { follow, get, keepToken, post } from "./api.js";
-import { millis, show, span, some } from "./dom.js";
+import { el, millis, show, span, some } from "./dom.js";
 import { eventList, parkedList, transferList } from "./lists.js";
-import { nodeList } from "./nodes.js";
+import { nodeList, replicatorsOf } from "./nodes.js";
 import { plots } from "./plot.js";
 import { verdict } from "./verdict.js";
 
@@ -88,7 +88,7 @@ function takeNodes({ head, now, nodes }) {
 
 // Of each node that is behind: when the oldest event came that it lacks.
 async function findOldest() {
-  const wanted = new Set(state.nodes.filter((node) => node.role === "replicator" && node.lag > 0).map((node) => node.version + 1));
+  const wanted = new Set(replicatorsOf(state.nodes).filter((node) => node.lag > 0).map((node) => node.version + 1));
   for (const version of state.times.keys()) if (!wanted.has(version)) state.times.delete(version);
   for (const version of wanted) {
     if (state.times.has(version)) continue;
@@ -101,7 +101,6 @@ async function look() {
   const parts = [
     part("/api/v1/activity", (activity) => {
       state.activity = activity;
-      if (activity.away_since) Object.assign(state, { away: true, awaySince: millis(activity.away_since) });
     }),
     part("/api/v1/nodes", takeNodes, (error) => {
       if (error.status === 503) state.away = true;
@@ -111,8 +110,9 @@ async function look() {
     }),
   ];
   const alive = await Promise.all(parts);
-  if (state.activity?.away_since) state.away = true;
-  else state.awaySince = null;
+  const since = state.activity?.away_since;
+  state.awaySince = since ? millis(since) : null;
+  if (since) state.away = true;
   if (alive.some(Boolean)) [answered, state.silentSince] = [Date.now(), null];
   else state.silentSince = answered;
   if (state.wantsToken && at("#ask").hidden) wantToken("read", begin);
@@ -176,11 +176,7 @@ function draw() {
 }
 
 function lineOf({ text, since, why }) {
-  const line = document.createElement("li");
-  line.append(text);
-  if (since) line.append(" ", Object.assign(document.createElement("small"), { textContent: since }));
-  if (why) line.append(document.createElement("br"), Object.assign(document.createElement("small"), { textContent: why }));
-  return line;
+  return el("li", {}, text, since ? [" ", el("small", {}, since)] : [], why ? [el("br"), el("small", {}, why)] : []);
 }
 
 let timer = null;

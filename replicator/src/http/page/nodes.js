@@ -2,6 +2,9 @@
 
 import { bytes, count, el, name, some, span } from "./dom.js";
 
+// Those that hold files, by name.
+export const replicatorsOf = (nodes) => nodes.filter((node) => node.role === "replicator").sort((a, b) => (a.node < b.node ? -1 : 1));
+
 const settled = (node) =>
   !node.down && ["ready", "degraded"].includes(node.state) && node.lag === 0 && node.beyond.length === 0 && node.pending === 0 && node.parked === 0;
 
@@ -44,8 +47,7 @@ function facts(replicator, replicators, state) {
   );
 }
 
-function line(node, processes, state) {
-  const replicators = state.nodes.filter((other) => other.role === "replicator");
+function line(node, processes, replicators, state) {
   const replicator = processes.find((process) => process.role === "replicator");
   const notes = [];
   for (const process of processes) {
@@ -72,5 +74,6 @@ export function nodeList(state) {
   const byName = Map.groupBy(state.nodes, (node) => node.node);
   const names = [...byName.keys()].sort((a, b) => (a < b ? -1 : 1));
   if (names.length === 0) return [el("p", { class: "none" }, state.away ? "not known while the broker is away" : "none has been seen")];
-  return names.map((node) => line(node, byName.get(node).sort((a, b) => (a.role < b.role ? -1 : 1)), state));
+  const replicators = replicatorsOf(state.nodes);
+  return names.map((node) => line(node, byName.get(node).sort((a, b) => (a.role < b.role ? -1 : 1)), replicators, state));
 }

@@ -1,6 +1,7 @@
 // Is every file on every node, and if not, what and since when? A plain function of what is known.
 
 import { bytes, clock, count, some } from "./dom.js";
+import { replicatorsOf } from "./nodes.js";
 
 // What is wrong or under way, worst first. `lacks`: a file is not where it should be.
 function findings(state) {
@@ -46,7 +47,7 @@ export function verdict(state) {
     if (state.awaySince) line.since = `since ${clock(state.awaySince)}`;
     return { level: "bad", text: "The broker is away", lines: [line] };
   }
-  const nodes = state.nodes.filter((node) => node.role === "replicator");
+  const nodes = replicatorsOf(state.nodes);
   if (!state.known || nodes.length === 0) return { level: "unknown", text: "Looking …", lines: [] };
   const found = findings(state);
   const lines = found.map((finding) => ({ text: finding.text, since: since(finding), why: finding.why }));
