@@ -110,7 +110,7 @@ def main():
     sides = arguments.side or list(SIDES)
     lines, failed = [], False
     for workload in chosen:
-        playing = [side for side in sides if workload.sides is None or side in workload.sides]
+        playing = [side for side in sides if (side in workload.sides if workload.sides else SIDES[side].carries)]
         results = {side: [] for side in playing}
         for turn in range(arguments.turns):
             for side in playing:

@@ -23,6 +23,11 @@ def free_port():
         return probe.getsockname()[1]
 
 
+def answers(port):
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 def wait_until(what, condition, limit=READY):
     end = time.monotonic() + limit
     while time.monotonic() < end:
@@ -36,7 +41,8 @@ class Side:
     """One contender in a folder of its own."""
 
     name = ""
-    can_fan_out = True
+    # Whether it keeps folders equal.
+    carries = True
 
     def __init__(self, home, nodes=2):
         self.home, self.meter = Path(home), Meter()
@@ -87,6 +93,8 @@ class Mediamirror(Side):
         self.port = free_port()
         self.running = {}
         self.broker = None
+        # Where the replicator of the first node listens.
+        self.http = None
 
     def launch(self):
         if self.broker is None:
@@ -113,9 +121,13 @@ class Mediamirror(Side):
         self.broker = self.meter.start([self.server, "-c", config], self.log("nats"))
         wait_until("nats-server", self.answers)
 
+    def serve(self):
+        """Where files can be read by HTTP from the first node, once it is launched: the path follows."""
+        self.http = f"127.0.0.1:{free_port()}"
+        return f"http://{self.http}/api/v1/paths/"
+
     def answers(self):
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+        return answers(self.port)
 
     def flags(self, node):
         state = self.home / f"state-{node}"
@@ -123,7 +135,8 @@ class Mediamirror(Side):
         return ["--root", self.roots[node], "--state", state, "--node", f"n{node}", "--nats-url", url]
 
     def start_one(self, node, program):
-        command = [self.programs / program, "run", *self.flags(node), "--http", "off"]
+        http = self.http if self.http and (node, program) == (0, "replicator") else "off"
+        command = [self.programs / program, "run", *self.flags(node), "--http", http]
         self.running[node, program] = self.meter.start(command, self.log(f"{program}-{node}"))
 
     def stop_one(self, node, program):
@@ -334,4 +347,31 @@ class NatsObject(ByHand):
         await client.close()
 
 
-SIDES = {side.name: side for side in (Mediamirror, Syncthing, Lsyncd, NatsObject, Floor)}
+class Nginx(Side):
+    """Serves a folder, with `sendfile`, as many workers as there are CPUs and no access log."""
+
+    name = "nginx"
+    carries = False
+
+    def serve(self):
+        self.port = free_port()
+        return f"http://127.0.0.1:{self.port}/"
+
+    def launch(self):
+        config = self.home / "nginx.conf"
+        config.write_text(
+            f"user root; worker_processes auto; daemon off; pid {self.home}/nginx.pid; error_log stderr;\n"
+            f"events {{ worker_connections 1024; }}\n"
+            f"http {{ access_log off; sendfile on; keepalive_requests 1000000; open_file_cache off;\n"
+            f"  server {{ listen 127.0.0.1:{self.port}; root {self.src}; }} }}\n"
+        )
+        self.meter.start(["nginx", "-p", self.home, "-c", config], self.log("nginx"))
+
+    def settle(self):
+        wait_until("nginx", lambda: answers(self.port))
+
+    def wait_published(self, count):
+        """What it serves is what stands in the folder."""
+
+
+SIDES = {side.name: side for side in (Mediamirror, Syncthing, Lsyncd, NatsObject, Floor, Nginx)}

@@ -2,8 +2,10 @@
 
 import os
 import random
+import re
 import shutil
 import statistics
+import subprocess
 import time
 from hashlib import file_digest, sha256
 from pathlib import Path
@@ -300,6 +302,40 @@ class Idle(Workload):
         return {"value": (sum(cpu_of(process.pid) for process in ours) - began) / self.SECONDS * 100}
 
 
+class Serve(Workload):
+    """Files read by HTTP over many connections that stay open: requests a second, and the 99th percentile of their times."""
+
+    unit = "requests/s"
+    nodes = 1
+    sides = ("mediamirror", "nginx")
+    CONNECTIONS = 64
+
+    def __init__(self, name, count, size, seconds):
+        self.name, self.count, self.size, self.seconds = name, count, size, seconds
+
+    def quick(self):
+        return Serve(self.name, self.count, self.size, 2)
+
+    def play(self, side, seed):
+        url = side.serve()
+        known = fill(side.src, names(self.count), self.size, seed)
+        side.launch()
+        side.settle()
+        side.wait_published(self.count)
+        script = side.home / "paths.lua"
+        paths = ",".join(f'"{url}{name}"' for name in known)
+        script.write_text(f"local at, urls = 0, {{{paths}}}\nrequest = function() at = at % #urls + 1 return wrk.format('GET', urls[at]) end\n")
+        side.meter.mark()
+        command = ["wrk", "-t2", f"-c{self.CONNECTIONS}", f"-d{self.seconds}s", "--latency", "-s", script, url]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        if "Non-2xx" in said or "Socket errors" in said:
+            raise NotArrived(f"not every answer was a file:\n{said}")
+        found = lambda pattern: re.search(pattern, said).groups()
+        value, unit = found(r"99%\s+([\d.]+)(us|ms|s)")
+        p99 = float(value) * {"us": 0.001, "ms": 1, "s": 1000}[unit]
+        return {"value": float(found(r"Requests/sec:\s+([\d.]+)")[0]), "p99": p99, "note": "wrk beside it"}
+
+
 def wait_some(root):
     """Until a first file is there."""
     began = time.perf_counter()
@@ -330,4 +366,5 @@ WORKLOADS = [
     Restart("restart", 50_000, 10, 1 << 10),
     Scan("scan", 1_000_000),
     Idle("idle", 50_000),
+    Serve("http", 1_000, 10 << 10, 10),
 ]

@@ -65,6 +65,11 @@ impl Model {
         self.set(from, None);
     }
 
+    /// Whether anybody wrote or removed this path since the last agreement, or it stood then.
+    pub fn knows(&self, path: &str) -> bool {
+        self.paths.contains_key(path)
+    }
+
     fn set(&mut self, path: &str, content: Option<Id>) {
         let known = self.paths.entry(path.into()).or_insert_with(|| Known { may: nothing(), had: nothing() });
         if is_shared(path) {

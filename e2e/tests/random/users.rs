@@ -140,6 +140,7 @@ impl World {
             for name in Tree::sizes(&self.at(node, &to)).0.keys().map(|name| String::from_utf8_lossy(name)) {
                 self.renamed(node, &format!("{from}/{name}"), &format!("{to}/{name}"), None);
             }
+            self.moved.push(to);
         }
     }
 

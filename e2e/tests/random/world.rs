@@ -46,6 +46,8 @@ pub struct World {
     pub contents: Contents,
     /// A message that is no event was sent since the last agreement.
     pub poisoned: bool,
+    /// Folders that were renamed to this since the last agreement.
+    pub moved: Vec<String>,
     /// What the log was seen to hold at any time.
     logged: BTreeSet<String>,
     trace: Vec<String>,
@@ -83,6 +85,7 @@ impl World {
             reader: Reader::start(roots),
             links,
             contents: Contents::default(),
+            moved: Vec::new(),
             logged: BTreeSet::new(),
             poisoned: false,
             trace: Vec::new(),
@@ -205,12 +208,27 @@ impl World {
         if let Some((path, _)) = self.reader.moments().iter().find(|(_, hash)| !self.logged.contains(hash)) {
             return Err(format!("{} held what is no content, and the log never had it", path.display()));
         }
+        self.take_what_moved_along(&found);
         let elsewhere = self.model.agree(&found)?;
         let trashes: BTreeSet<Id> =
             self.mirror.nodes.iter().flat_map(|node| self.trashed(&node.root)).collect();
         match elsewhere.iter().find(|id| !self.was_logged(**id) && !trashes.contains(id)) {
             Some(lost) => Err(format!("content {lost} is lost")),
             None => Ok(()),
+        }
+    }
+
+    /// Placing goes through an open folder. One that a user renames meanwhile takes along what is placed in it after the user's look at what it holds.
+    fn take_what_moved_along(&mut self, found: &BTreeMap<String, Id>) {
+        let moved = std::mem::take(&mut self.moved);
+        let is_in =
+            |path: &str, folder: &String| path.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/'));
+        for (path, &id) in found {
+            let in_moved = moved.iter().any(|folder| is_in(path, folder));
+            if in_moved && !self.model.knows(path) && self.was_logged(id) {
+                self.note(format!("{path} = {id} was placed while its folder was renamed"));
+                self.model.write(path, id, None);
+            }
         }
     }
 
