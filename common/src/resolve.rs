@@ -166,9 +166,7 @@ fn settle(
         event: intent.event,
         generation: intent.generation,
     };
-    if !tx.commit(&commit)? {
-        tx.placed_again(&commit)?;
-    }
+    tx.commit_placed(&commit)?;
     // What was placed is not there any more, or went with its folder: a watcher that looked before there was a row has missed nothing.
     if commit.kind == Kind::Added && commit.stat.is_none() {
         tx.ask_watcher(&commit.path)?;

@@ -282,7 +282,10 @@ impl<L: EventLog, B: BlobStore> Committing<'_, L, B> {
             if tx.node().generation != commit.generation || tx.path_state(&commit.path)? != seen {
                 return Ok(false);
             }
-            tx.commit(&commit)?;
+            match aside {
+                Some(_) => tx.commit_unlike(&commit)?,
+                None => tx.commit(&commit)?,
+            };
             if let Some(offer) = answered {
                 tx.withdraw(&commit.path, &offer)?;
             }

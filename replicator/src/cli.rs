@@ -12,8 +12,8 @@ use common::{
     names::NodeName,
     path::MediaPath,
     settings::{
-        CommonArgs, DownloadArgs, Environment, HealthArgs, Layers, PlaceArgs, ReadArgs, ScrubArgs, Settings,
-        WatchArgs, parse_duration,
+        CommonArgs, DownloadArgs, Environment, HealthArgs, HookArgs, Layers, PlaceArgs, ReadArgs, ScrubArgs,
+        Settings, WatchArgs, parse_duration,
     },
     startup::runtime,
     status,
@@ -56,6 +56,8 @@ enum Command {
         health: HealthArgs,
         #[command(flatten)]
         read: ReadArgs,
+        #[command(flatten)]
+        hook: HookArgs,
     },
     /// Say how all nodes are
     Status {
@@ -173,6 +175,8 @@ enum Command {
         health: HealthArgs,
         #[command(flatten)]
         read: ReadArgs,
+        #[command(flatten)]
+        hook: HookArgs,
     },
     /// Build the tree of a window of the log in --root, touching nothing else there
     Replay {
@@ -219,13 +223,14 @@ pub fn run() -> Result<Exit, Failure> {
 
 async fn dispatch(command: Command, settings: Settings, layers: Layers) -> Result<Exit, Failure> {
     match command {
-        Command::Run { transfer, place, scrub, health, read } => {
+        Command::Run { transfer, place, scrub, health, read, hook } => {
             let run = commands::Run {
                 transfer: transfer.resolve(&layers)?,
                 place: place.resolve(&layers)?,
                 scrub: scrub.resolve(&layers)?,
                 max_lag: health.resolve(&layers)?,
                 miss_wait: read.resolve(&layers)?,
+                hook: hook.resolve(&layers)?,
             };
             commands::run(settings, run).await
         }
@@ -260,11 +265,12 @@ async fn dispatch(command: Command, settings: Settings, layers: Layers) -> Resul
         }
         Command::Parked { action, json } => parked::run(&settings, action, json).await,
         Command::Node { action: NodeAction::Remove { name } } => nodes::remove(&settings, &name).await,
-        Command::Doctor { public_url, json, transfer, place, watch, scrub, health, read } => {
+        Command::Doctor { public_url, json, transfer, place, watch, scrub, health, read, hook } => {
             // Not needed, but what `run` would refuse is refused here.
             scrub.resolve(&layers)?;
             health.resolve(&layers)?;
             read.resolve(&layers)?;
+            hook.resolve(&layers)?;
             let (transfer, place) = (transfer.resolve(&layers)?, place.resolve(&layers)?);
             let watch = watch.resolve(&layers)?;
             doctor::run(&settings, doctor::Wanted { transfer, place, watch, public_url, json }).await

@@ -1,6 +1,7 @@
 //! The commands that work on this node, each from settings to an exit code.
 
 use crate::{
+    hooks,
     http::Api,
     node::{ApplyError, Node, Parts},
     plan::Removals,
@@ -16,7 +17,7 @@ use common::{
     log::JetStreamLog,
     nodes::{ReportError, Reporter, Role},
     root::Ownership,
-    settings::{self, PlaceSettings, ScrubSettings, Settings, TransferSettings},
+    settings::{self, HookSettings, PlaceSettings, ScrubSettings, Settings, TransferSettings},
     startup::{Local, Stores, Told, connect_service, identity, stop_on_signals},
     trust::Gate,
     vitals::{neighbours, probe},
@@ -49,6 +50,7 @@ pub struct Run {
     pub scrub: ScrubSettings,
     pub max_lag: Duration,
     pub miss_wait: Duration,
+    pub hook: Option<HookSettings>,
 }
 
 pub async fn run(settings: Settings, run: Run) -> Result<Exit, Failure> {
@@ -66,8 +68,10 @@ pub async fn run(settings: Settings, run: Run) -> Result<Exit, Failure> {
     let api = Api::new(shelf, local.index.clone(), run.miss_wait, stop.clone());
     let told =
         Told::start(&settings, Role::Replicator, run.max_lag, limit.clone(), &stop, api.routes()).await?;
+    let hook = hooks::start(&settings, run.hook.clone(), &local, &told.vitals, &stop);
     let waiting = told.vitals.while_waiting(connect_service(&settings, Role::Replicator, &stop));
     let Some(broker) = waiting.await? else {
+        hooks::end(hook, &stop).await;
         told.end().await;
         return Ok(Exit::Done);
     };
@@ -89,6 +93,7 @@ pub async fn run(settings: Settings, run: Run) -> Result<Exit, Failure> {
         Ok(Exit::Done)
     }
     .await;
+    hooks::end(hook, &stop).await;
     told.end().await;
     broker.shutdown().await;
     done

@@ -15,6 +15,7 @@ mod facts;
 mod fetch;
 mod history;
 pub mod hold;
+pub mod hooks;
 mod http;
 mod log_command;
 mod node;

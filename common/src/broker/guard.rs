@@ -72,7 +72,7 @@ pub(super) fn command(server: &Path, dir: &Path) -> std::process::Command {
 }
 
 /// This executable, also when its file was replaced by an upgrade since.
-fn this_program(name: &str) -> std::process::Command {
+pub fn this_program(name: &str) -> std::process::Command {
     let mut command = std::process::Command::new("/proc/self/exe");
     command.arg0(name);
     command

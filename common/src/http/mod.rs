@@ -228,7 +228,8 @@ fn reason(reason: &Reason) -> Value {
     match *reason {
         Reason::Stalled(Standstill::Loop | Standstill::Broker | Standstill::Work, age)
         | Reason::Behind(age)
-        | Reason::Slow(age) => value["seconds"] = json!(age.as_secs_f64()),
+        | Reason::Slow(age)
+        | Reason::HookFails(age) => value["seconds"] = json!(age.as_secs_f64()),
         Reason::Parked(count) | Reason::Held(count) => value["count"] = json!(count),
         Reason::MostDown(down, nodes) => (value["down"], value["nodes"]) = (json!(down), json!(nodes)),
         Reason::Stopping | Reason::BrokerAway | Reason::LogUnread | Reason::NoRoom | Reason::Diverged => {}

@@ -57,7 +57,7 @@ pub fn coverage_from(row: &Sql) -> Read<Coverage> {
     Ok(Coverage { folders: unsigned(row, "folders")?, watched: unsigned(row, "watched")? })
 }
 
-fn kind(row: &Sql) -> Read<Kind> {
+pub fn kind(row: &Sql) -> Read<Kind> {
     Ok(if row.get("removal")? { Kind::Removed } else { Kind::Added })
 }
 

@@ -8,6 +8,7 @@
 //! look-ups by content and inode.
 
 mod care;
+mod changes;
 mod codec;
 mod digest;
 mod fetches;
@@ -17,6 +18,7 @@ mod types;
 mod writer;
 
 pub use care::{Answer, HeldCount, HeldKind, Repair, Scrub, WantedBlob};
+pub use changes::Change;
 pub use digest::Digest;
 pub use fetches::Fetch;
 pub use read::{PathCursor, Reads};
@@ -34,7 +36,9 @@ use std::{
 };
 
 /// The schema this build reads and writes.
-pub const SCHEMA_VERSION: i64 = 1;
+pub const SCHEMA_VERSION: i64 = MIGRATIONS.len() as i64;
+/// From each schema to the next; the first makes an index from nothing.
+const MIGRATIONS: [&str; 2] = [include_str!("schema/1.sql"), include_str!("schema/2.sql")];
 /// How long a writer waits for the other process's transaction, which takes 20 ms at most unless the disk stalls.
 const BUSY: Duration = Duration::from_secs(5);
 const BUSY_PAUSE: Duration = Duration::from_millis(5);
@@ -99,7 +103,8 @@ pub struct Index {
 }
 
 impl Index {
-    /// Opens the index, making it when it is not there. A schema of a newer build is refused and not touched.
+    /// Opens the index, making it when it is not there. One of an older build is brought up to this one's schema in one transaction; one of a newer build is
+    /// refused and not touched.
     pub fn open(path: &Path) -> Result<Self, IndexError> {
         let open = || {
             let conn = connect(path)?;
@@ -178,11 +183,12 @@ fn prepare(conn: &Connection, path: &Path) -> Result<(), IndexError> {
     // Both processes may be here at once: the second finds the work done.
     conn.execute_batch("BEGIN IMMEDIATE")?;
     let made = (|| {
-        if version(conn)? == SCHEMA_VERSION {
-            return Ok(());
+        let found = version(conn)?;
+        let mut missing = MIGRATIONS.iter().skip(usize::try_from(found).unwrap_or_default());
+        missing.try_for_each(|step| conn.execute_batch(step))?;
+        if found == 0 {
+            codec::write_node(conn, &NodeState::default())?;
         }
-        conn.execute_batch(include_str!("schema.sql"))?;
-        codec::write_node(conn, &NodeState::default())?;
         conn.pragma_update(None, "user_version", SCHEMA_VERSION)?;
         Ok(())
     })();

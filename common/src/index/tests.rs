@@ -207,6 +207,23 @@ async fn a_schema_of_a_newer_build_is_refused_and_not_touched() {
     assert!(matches!(Index::open(&file), Err(IndexError::Newer { found: 99, .. })));
 }
 
+#[tokio::test]
+async fn an_index_of_an_older_build_is_brought_up_to_this_one_with_what_it_knows() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("index.db");
+    let old = rusqlite::Connection::open(&file).unwrap();
+    old.execute_batch(MIGRATIONS[0]).unwrap();
+    let node = NodeState { version: Version::new(7), ..NodeState::default() };
+    codec::write_node(&old, &node).unwrap();
+    old.pragma_update(None, "user_version", 1).unwrap();
+    drop(old);
+    let index = Index::open(&file).unwrap();
+    assert_eq!(index.node().unwrap(), node);
+    index.write(|tx| tx.record_changes(true)).await.unwrap();
+    assert!(apply(&index, commit("a", 8, Kind::Added, 0)).await);
+    assert_eq!(index.changes_count().unwrap(), 1);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn two_handles_write_side_by_side_and_the_digest_stays_right() {
     let (dir, one) = open();

@@ -1,6 +1,13 @@
 //! What can be done to the index, each a step of a write transaction.
 
-use super::{IndexError, care::HeldKind, codec::*, digest::Digest, types::*};
+use super::{
+    IndexError,
+    care::HeldKind,
+    changes::{Disk, are_recorded},
+    codec::*,
+    digest::Digest,
+    types::*,
+};
 use crate::{
     event::{EventId, Kind, StreamCreated, Version},
     hash::ContentHash,
@@ -14,6 +21,7 @@ pub struct Tx<'c> {
     pub(super) conn: &'c Connection,
     node: NodeState,
     stored: NodeState,
+    pub(super) records_changes: bool,
 }
 
 /// A row commit: a path's event is applied here.
@@ -46,7 +54,7 @@ pub struct Commit {
 impl<'c> Tx<'c> {
     pub(super) fn new(conn: &'c Connection) -> Result<Self, IndexError> {
         let node = read_node(conn)?;
-        Ok(Self { conn, stored: node.clone(), node })
+        Ok(Self { conn, stored: node.clone(), node, records_changes: are_recorded(conn)? })
     }
 
     pub(super) fn remember(&self) -> NodeState {
@@ -90,6 +98,23 @@ impl<'c> Tx<'c> {
     /// Commits a row: never at or below one of its generation, nor of a newer one: what the other process has committed for the same event stands. False: superseded, nothing was changed. Parked events of the path
     /// that it covers are dropped with it.
     pub fn commit(&mut self, commit: &Commit) -> Result<bool, IndexError> {
+        self.commit_with(commit, Disk::AsRow)
+    }
+
+    /// As [`commit`](Self::commit), of an event whose file stays as it was, unlike what the event says.
+    pub fn commit_unlike(&mut self, commit: &Commit) -> Result<bool, IndexError> {
+        self.commit_with(commit, Disk::Unlike)
+    }
+
+    /// As [`commit`](Self::commit), of an event that was brought to the disk. Where the row is at that event already, it takes the file's stat.
+    pub fn commit_placed(&mut self, commit: &Commit) -> Result<(), IndexError> {
+        if !self.commit_with(commit, Disk::Moved)? {
+            self.placed_again(commit)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn commit_with(&mut self, commit: &Commit, disk: Disk) -> Result<bool, IndexError> {
         let old = read_row(self.conn, &commit.path)?;
         if let Some(row) = &old
             && (row.generation, row.version) >= (commit.generation, commit.version)
@@ -114,6 +139,9 @@ impl<'c> Tx<'c> {
             ignored: None,
         };
         self.put_row(&commit.path, old.as_ref(), &row)?;
+        if disk.changed(old.as_ref(), &row) {
+            self.record_change(commit, row.size)?;
+        }
         self.conn
             .prepare_cached("DELETE FROM parked WHERE subject = ?1 AND seq <= ?2")?
             .execute(params![commit.subject, sql(commit.version.get())])?;
@@ -137,6 +165,7 @@ impl<'c> Tx<'c> {
         let same = (row.generation, row.version, row.content())
             == (commit.generation, commit.version, Some(commit.sha256));
         if same {
+            self.record_change(commit, row.size)?;
             write_row(self.conn, &commit.path, &Row { stat: commit.stat, racy: commit.racy, ..row })?;
         }
         Ok(())

@@ -1,7 +1,7 @@
 //! What the user typed: flags, unchecked. Each group is flattened into the commands that have it, and resolved against the
 //! environment and the configuration file.
 
-use std::path::PathBuf;
+use std::{ffi::OsString, path::PathBuf};
 
 /// The flags of every command.
 #[derive(clap::Args, Clone, Default, Debug)]
@@ -121,6 +121,17 @@ pub struct PlaceArgs {
     /// What stays free of the root's disk, a size or a share of it such as 5% [default: 1GiB or 5%, whichever is less]
     #[arg(long, value_name = "SIZE|PERCENT", allow_negative_numbers = true)]
     pub min_free: Option<String>,
+}
+
+/// The flags of who is told of changes.
+#[derive(clap::Args, Clone, Default, Debug)]
+pub struct HookArgs {
+    /// Run this shell command after files were placed, written or removed here, with one JSON object a change on its standard input; until it ends with 0 it is run again
+    #[arg(long, value_name = "CMD")]
+    pub on_change: Option<OsString>,
+    /// How long it may take before it is killed [default: 60s]
+    #[arg(long, value_name = "DURATION")]
+    pub on_change_timeout: Option<String>,
 }
 
 /// The flags of the background check of cold files.

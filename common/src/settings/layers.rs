@@ -11,7 +11,7 @@ use std::{
 };
 
 /// Every setting: the flag `--<name>`, the variable `MEDIAMIRROR_<NAME>`, the key in the file, and the nats CLI's variable.
-const KEYS: [(&str, Option<&str>); 31] = [
+const KEYS: [(&str, Option<&str>); 33] = [
     ("config", None),
     ("context", Some("NATS_CONTEXT")),
     ("creds", Some("NATS_CREDS")),
@@ -30,6 +30,8 @@ const KEYS: [(&str, Option<&str>); 31] = [
     ("nats-url", Some("NATS_URL")),
     ("nkey", Some("NATS_NKEY")),
     ("node", None),
+    ("on-change", None),
+    ("on-change-timeout", None),
     ("owner", None),
     ("removals", None),
     ("replicas", None),

@@ -5,14 +5,18 @@
 
 mod args;
 mod error;
+mod hook;
 mod http;
 mod layers;
 mod min_free;
 mod nats;
 mod units;
 
-pub use args::{CommonArgs, DownloadArgs, PlaceArgs, ReceiveArgs, ScrubArgs, UploadArgs, WatchArgs};
+pub use args::{
+    CommonArgs, DownloadArgs, HookArgs, PlaceArgs, ReceiveArgs, ScrubArgs, UploadArgs, WatchArgs,
+};
 pub use error::SettingsError;
+pub use hook::HookSettings;
 pub use http::{HealthArgs, HttpSettings, Listen, NotifySettings, ReadArgs, ReceiveSettings};
 pub use layers::{Environment, Layers, Level, Origin};
 pub use min_free::{InvalidMinFree, MinFree};

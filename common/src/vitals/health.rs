@@ -9,6 +9,9 @@ use std::{fmt, time::Duration};
 /// A loop that has not turned for this long will not do so by itself: the process counts as dead.
 pub const DEAD: Duration = Duration::from_secs(30);
 
+/// A command that fails for this long does not do so for a passing reason.
+const HOOK_FAILS: Duration = Duration::from_secs(60);
+
 /// What stands still.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Standstill {
@@ -61,6 +64,8 @@ pub struct Facts {
     pub most_down: Option<(u64, u64)>,
     /// The node has applied the same events as others and has not the same files.
     pub diverged: bool,
+    /// For how long the command of `--on-change` has failed each time.
+    pub hook_fails: Duration,
     /// What is too long.
     pub max_lag: Duration,
 }
@@ -90,6 +95,8 @@ pub enum Reason {
     MostDown(u64, u64),
     /// The node has applied the same events as others and has not the same files.
     Diverged,
+    /// The command of `--on-change` has failed each time, for so long.
+    HookFails(Duration),
 }
 
 impl Reason {
@@ -109,6 +116,7 @@ impl Reason {
             Self::Held(_) => "held",
             Self::MostDown(..) => "most_down",
             Self::Diverged => "diverged",
+            Self::HookFails(_) => "hook_fails",
         }
     }
 
@@ -151,6 +159,9 @@ impl fmt::Display for Reason {
             Self::MostDown(down, nodes) => write!(f, "{down} of {nodes} nodes are down"),
             Self::Diverged => {
                 f.write_str("this node has applied the same events as others and has not the same files")
+            }
+            Self::HookFails(age) => {
+                write!(f, "the command of --on-change has failed for {} s, and is run again", age.as_secs())
             }
         }
     }
@@ -200,6 +211,7 @@ pub fn judge(facts: &Facts) -> Health {
     because(facts.parked > 0, Reason::Parked(facts.parked));
     because(facts.held > 0, Reason::Held(facts.held));
     because(facts.diverged, Reason::Diverged);
+    because(facts.hook_fails > HOOK_FAILS, Reason::HookFails(facts.hook_fails));
     if let Some((down, nodes)) = facts.most_down {
         because(true, Reason::MostDown(down, nodes));
     }
@@ -213,8 +225,9 @@ pub fn judge(facts: &Facts) -> Health {
 
 /// What the loop does not know by itself: it is said in the node's record, too.
 pub fn to_record(facts: &Facts) -> Option<Reason> {
-    let unknown =
-        |reason: &Reason| matches!(reason, Reason::Stalled(..) | Reason::Diverged | Reason::MostDown(..));
+    let unknown = |reason: &Reason| {
+        matches!(reason, Reason::Stalled(..) | Reason::Diverged | Reason::MostDown(..) | Reason::HookFails(_))
+    };
     judge(facts).reasons.into_iter().find(unknown)
 }
 
@@ -239,6 +252,7 @@ mod tests {
             held: 0,
             most_down: None,
             diverged: false,
+            hook_fails: Duration::ZERO,
             max_lag: LIMIT,
         }
     }
@@ -265,6 +279,8 @@ mod tests {
             (Facts { parked: 1, held: 1, ..well() }, Verdict::Degraded, &["parked", "held"]),
             (Facts { diverged: true, ..well() }, Verdict::Degraded, &["diverged"]),
             (Facts { most_down: Some((2, 3)), ..well() }, Verdict::Degraded, &["most_down"]),
+            (Facts { hook_fails: HOOK_FAILS, ..well() }, Verdict::Ready, &[]),
+            (Facts { hook_fails: HOOK_FAILS * 2, ..well() }, Verdict::Degraded, &["hook_fails"]),
             (Facts { parked: 1, lag: LONG, ..well() }, Verdict::Unready, &["behind", "parked"]),
         ] {
             let health = judge(&facts);

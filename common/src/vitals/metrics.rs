@@ -10,7 +10,10 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram, info::Info},
     registry::{Metric, Registry},
 };
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 /// Upper bounds of the buckets of `sync_latency_seconds`: a small file takes milliseconds, a large one over a slow link minutes.
 const LATENCIES: [f64; 14] =
@@ -58,6 +61,9 @@ pub struct Metrics {
     retries: Counter,
     overflows: Counter,
     held: Family<One, Gauge>,
+    hook_runs: Family<One, Counter>,
+    hook_seconds: Counter<f64, AtomicU64>,
+    hook_waiting: Gauge,
     /// Nothing is in it while it is not known.
     durable: Family<[(&'static str, &'static str); 0], Gauge>,
     nodes: Family<One, Gauge>,
@@ -164,6 +170,9 @@ impl Metrics {
             retries: r.zero("mediamirror_retries_total"),
             overflows: r.zero("mediamirror_watch_overflows_total"),
             held: r.zero("mediamirror_held"),
+            hook_runs: r.zero("mediamirror_hook_runs_total"),
+            hook_seconds: r.zero("mediamirror_hook_seconds_total"),
+            hook_waiting: r.zero("mediamirror_hook_waiting"),
             durable: r.zero("mediamirror_broker_durable"),
             nodes: r.zero("mediamirror_nodes"),
             gauges,
@@ -184,6 +193,9 @@ impl Metrics {
         self.set_state(NodeRunState::Starting);
         self.set_held(0, 0);
         self.set_nodes(0, 0);
+        for result in ["done", "failed", "timed out", "stopped"] {
+            drop(self.hook_runs.get_or_create(&[("result", result)]));
+        }
         self.gauges.digest_match.set(1);
         Standstill::ALL.into_iter().for_each(|what| self.set_stalled(what, 0.0));
     }
@@ -221,6 +233,17 @@ impl Metrics {
     /// The kernel's queue of changes was full.
     pub fn overflowed(&self) {
         self.overflows.inc();
+    }
+
+    /// A hook ran for so long, and this is how it ended.
+    pub fn hook_ran(&self, result: &'static str, time: Duration) {
+        self.hook_runs.get_or_create(&[("result", result)]).inc();
+        self.hook_seconds.inc_by(time.as_secs_f64());
+    }
+
+    /// So many changes have not been told yet.
+    pub fn set_hook_waiting(&self, changes: u64) {
+        self.hook_waiting.set(number(changes));
     }
 
     /// How many wait there.

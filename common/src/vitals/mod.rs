@@ -4,6 +4,7 @@
 //! The loop says that it turns by turning: nothing else feeds the watchdog.
 
 mod health;
+mod hook;
 mod metrics;
 pub mod neighbours;
 mod notify;
@@ -13,6 +14,7 @@ pub mod table;
 mod underway;
 
 pub use health::{Health, Reason, Standstill, Verdict, judge};
+pub use hook::Hook;
 pub use metrics::{Direction, Metrics};
 pub use samples::{Sample, Samples};
 pub use underway::Long;
@@ -91,6 +93,8 @@ pub struct Vitals {
     pub metrics: Metrics,
     /// The last hour.
     pub samples: Samples,
+    /// The command that is told of changes.
+    pub hook: Hook,
     role: Role,
     max_lag: Duration,
     stop: CancellationToken,
@@ -137,6 +141,7 @@ impl Vitals {
         Self {
             metrics: Metrics::new(role, Timestamp::now().nanos() as f64 / 1e9),
             samples: Samples::default(),
+            hook: Hook::default(),
             role,
             max_lag,
             stop,
@@ -352,6 +357,7 @@ impl Vitals {
             held: seen.held,
             most_down: neighbours.most_down,
             diverged: neighbours.diverged.is_some(),
+            hook_fails: self.hook.failing(now),
             max_lag: self.max_lag,
         }
     }

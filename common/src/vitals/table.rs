@@ -79,6 +79,9 @@ pub const TABLE: &[Row] = &[
     row("mediamirror_folders", Kind::Gauge, W, "", "Folders of the tree"),
     row("mediamirror_folders_unwatched", Kind::Gauge, W, "", "Of them polled, because inotify does not watch them"),
     row("mediamirror_watch_overflows_total", Kind::Counter, W, "", "How often the kernel's queue of changes was full; each is followed by a scan of the tree"),
+    row("mediamirror_hook_runs_total", Kind::Counter, R, "result (done, failed, timed out, stopped)", "Runs of the command of --on-change, by how they ended; all but done are repeated"),
+    row("mediamirror_hook_seconds_total", Kind::Counter, R, "", "How long these runs took together"),
+    row("mediamirror_hook_waiting", Kind::Gauge, R, "", "Changes of this node that the command has still to be told of"),
     row("mediamirror_scrub_last_success_timestamp_seconds", Kind::Gauge, None, "", "When the last whole pass over all files ended, in seconds since 1970; 0: never"),
     row("mediamirror_verify_last_success_timestamp_seconds", Kind::Gauge, None, "", "When `replicator verify` last found nothing that differs, in seconds since 1970; 0: never"),
 ];

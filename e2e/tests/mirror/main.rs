@@ -9,6 +9,7 @@ mod embedded;
 mod faults;
 mod full;
 mod healing;
+mod hooks;
 mod independent;
 mod inspect;
 mod limits;
