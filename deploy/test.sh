@@ -65,6 +65,7 @@ command -v promtool >/dev/null || (source deploy/nats.sh && unpack prometheus "$
   echo "prometheus could not be had"
 if $full; then
   export PATH=$PATH:$tools/nginx:/usr/sbin
+  MEDIAMIRROR_SCHEMATHESIS=$(deploy/schemathesis.sh) && export MEDIAMIRROR_SCHEMATHESIS || echo "schemathesis could not be had"
   command -v nginx >/dev/null || (source deploy/nats.sh && unpack nginx "$tools/nginx") || echo "nginx could not be had"
 fi
 

@@ -1,10 +1,9 @@
 //! HTTP of both processes: health, metrics, the node's record, and what a process adds of its own. On loopback whoever can connect may ask; elsewhere a
 //! token is needed.
-//!
-//! `/healthz` (also `/livez`): the process works, or should be started anew. `/readyz`: it does its work in time, or why not. `/metrics`: the numbers.
-//! `/api/v1/status`: the record.
 
 pub mod content;
+mod health;
+pub mod openapi;
 mod origin;
 mod problem;
 mod query;
@@ -19,10 +18,10 @@ use crate::{
     exit::{Exit, Failure, Fault},
     nodes::Role,
     settings::{HttpSettings, Listen},
-    vitals::{Reason, Standstill, Verdict, Vitals},
+    vitals::Vitals,
 };
 use axum::{
-    Json, Router,
+    Router,
     extract::{Request, State},
     http::{
         HeaderName, HeaderValue, StatusCode, Uri,
@@ -32,13 +31,13 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use serde_json::{Value, json};
+use bytes::Bytes;
+use openapi::Table;
+use serde_json::json;
 use std::{io, net::SocketAddr, sync::Arc};
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-/// The type of the metrics, as Prometheus asks for it.
-const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 /// Who asks for these needs no token: a load balancer has none, and they say nothing about files.
 const OPEN: [&str; 3] = ["/healthz", "/livez", "/readyz"];
 /// Whoever collects metrics may know this machine by any name; they name no file.
@@ -69,20 +68,15 @@ impl Fault for ListenError {
     }
 }
 
-/// What a process answers of its own. Each of its routes says by [`needs`] what a token has to allow.
+/// What a process answers of its own.
 #[derive(Default)]
 pub struct Routes {
     /// What begins to answer within 10 s.
-    pub in_time: Router,
+    pub in_time: Table,
     /// What has limits of its own.
-    pub patient: Router,
-    /// What holds no data, and everybody may have.
+    pub patient: Table,
+    /// What is no part of the API, holds no data, and everybody may have.
     pub open: Router,
-}
-
-/// These routes need a token with this scope, where tokens are asked for.
-pub fn needs(scope: Scope, routes: Router) -> Router {
-    routes.route_layer(middleware::from_fn_with_state(scope, permitted))
 }
 
 /// HTTP that is served until it is told to end, or dropped.
@@ -117,7 +111,7 @@ impl Serving {
         let address = listener.local_addr().map_err(|error| Failure::new(Exit::Failed, error))?;
         tracing::info!(%address, "HTTP");
         let stop = CancellationToken::new();
-        let served = serve::serve(listener, router(Arc::clone(vitals), tokens, routes), stop.clone());
+        let served = serve::serve(listener, router(role, vitals, tokens, routes), stop.clone());
         let task = AbortOnDropHandle::new(tokio::spawn(served));
         Ok(Some(Self { address, stop, task }))
     }
@@ -144,24 +138,27 @@ pub fn default_address(role: Role) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port))
 }
 
-fn router(vitals: Arc<Vitals>, tokens: Option<Tokens>, routes: Routes) -> Router {
-    let status = Router::new().route("/api/v1/status", get(status)).with_state(Arc::clone(&vitals));
+fn router(role: Role, vitals: &Arc<Vitals>, tokens: Option<Tokens>, routes: Routes) -> Router {
+    let (in_time, mut operations) = health::routes(vitals).merge(routes.in_time).split();
+    let (patient, more) = routes.patient.split();
+    operations.extend(more);
+    let description = openapi::document(&format!("mediamirror {role}"), &operations, tokens.is_some());
+    let description = ([(CONTENT_TYPE, "application/json")], Bytes::from(description.to_string()));
     Router::new()
-        .route("/healthz", get(alive))
-        .route("/livez", get(alive))
-        .route("/readyz", get(ready))
-        .route(METRICS, get(metrics))
-        .with_state(vitals)
-        .merge(needs(Scope::Read, status))
-        .merge(routes.in_time)
+        .merge(in_time)
         .layer(middleware::from_fn(serve::in_time))
-        .merge(routes.patient)
+        .merge(patient)
         .fallback(async |uri: Uri| {
             Problem::new(StatusCode::NOT_FOUND, format!("there is nothing at {}", uri.path()))
         })
         .method_not_allowed_fallback(wrong_method)
         .layer(middleware::from_fn_with_state(tokens, admitted))
         .merge(routes.open.method_not_allowed_fallback(wrong_method))
+        .merge(
+            Router::new()
+                .route(openapi::PATH, get(async move || description))
+                .method_not_allowed_fallback(wrong_method),
+        )
         .layer(middleware::map_response(usual))
 }
 
@@ -203,51 +200,4 @@ async fn permitted(State(scope): State<Scope>, request: Request, next: Next) -> 
     Problem::new(StatusCode::FORBIDDEN, format!("the token has not the scope {scope}"))
         .with("scope", json!(scope))
         .into_response()
-}
-
-async fn alive(State(vitals): State<Arc<Vitals>>) -> Response {
-    if vitals.is_dead() {
-        let text = "the loop does not turn";
-        return Problem::new(StatusCode::SERVICE_UNAVAILABLE, text).into_response();
-    }
-    Json(json!({ "status": "alive" })).into_response()
-}
-
-async fn ready(State(vitals): State<Arc<Vitals>>) -> Response {
-    let health = vitals.health();
-    let reasons: Value = health.reasons.iter().map(reason).collect();
-    if health.verdict != Verdict::Unready {
-        return Json(json!({ "status": health.verdict, "reasons": reasons })).into_response();
-    }
-    let text: Vec<String> = health.reasons.iter().map(ToString::to_string).collect();
-    Problem::new(StatusCode::SERVICE_UNAVAILABLE, text.join("; ")).with("reasons", reasons).into_response()
-}
-
-fn reason(reason: &Reason) -> Value {
-    let mut value = json!({ "reason": reason.as_str(), "text": reason.to_string() });
-    match *reason {
-        Reason::Stalled(Standstill::Loop | Standstill::Broker | Standstill::Work, age)
-        | Reason::Behind(age)
-        | Reason::Slow(age)
-        | Reason::HookFails(age) => value["seconds"] = json!(age.as_secs_f64()),
-        Reason::Parked(count) | Reason::Held(count) => value["count"] = json!(count),
-        Reason::MostDown(down, nodes) => (value["down"], value["nodes"]) = (json!(down), json!(nodes)),
-        Reason::Stopping | Reason::BrokerAway | Reason::LogUnread | Reason::NoRoom | Reason::Diverged => {}
-    }
-    value
-}
-
-async fn metrics(State(vitals): State<Arc<Vitals>>) -> Response {
-    ([(CONTENT_TYPE, OPEN_METRICS)], vitals.text()).into_response()
-}
-
-/// The record of this process, also while the broker is away.
-async fn status(State(vitals): State<Arc<Vitals>>, uri: Uri) -> Result<Response, Problem> {
-    Query::of(&uri, &[])?;
-    match vitals.record() {
-        Some(record) => Ok(Json(record).into_response()),
-        None => {
-            Err(Problem::passing("the process has not reached the broker since it was started", ASK_AGAIN))
-        }
-    }
 }

@@ -1,10 +1,9 @@
 //! Connections, each with its limits: how many at once, how long a request may take to arrive and to be answered, how large its head may be.
 
-use super::Problem;
+use super::{ASK_AGAIN, Problem};
 use axum::{
     Router,
     extract::Request,
-    http::StatusCode,
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -112,6 +111,6 @@ async fn linger(mut stream: TcpStream) {
 pub(super) async fn in_time(request: Request, next: Next) -> Response {
     timeout(ANSWER, next.run(request)).await.unwrap_or_else(|_| {
         let detail = format!("there was no answer within {} s", ANSWER.as_secs());
-        Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).into_response()
+        Problem::passing(detail, ASK_AGAIN).into_response()
     })
 }

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod broken_off;
+mod described;
 mod refusals;
 mod removals;
 mod security;

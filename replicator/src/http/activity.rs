@@ -10,7 +10,10 @@ use axum::{
 use common::{
     arrivals::{Arrival, Arrived},
     error_chain,
-    http::{Problem, Query},
+    http::{
+        Problem, Query, Scope,
+        openapi::{Access, Content, Operation, Verb, schemas},
+    },
     index::IndexError,
     resolve::blocking,
     time::Timestamp,
@@ -20,6 +23,18 @@ use std::sync::Arc;
 
 /// Parked events that are told with their reasons; all are counted.
 const PARKED: usize = 100;
+
+pub fn operation() -> Operation {
+    let text = "What this node is at, and what the last hour was like";
+    let told = schemas::object(json!({
+        "now": schemas::time(), "reached": { "type": "boolean" }, "away_since": schemas::or_null(schemas::time()),
+        "transfers": schemas::list("Transfer"), "parked": schemas::list("Parked"), "parked_count": schemas::count(),
+        "samples": schemas::list("Sample"),
+    }));
+    Operation::new("activity", Verb::Get, "/api/v1/activity", Access::Scope(Scope::Read), text)
+        .answer(200, "As it is known here, also while the broker is away", Content::Json(told))
+        .refuses(500, "The index cannot be read")
+}
 
 pub async fn answer(State(api): State<Arc<Api>>, uri: Uri) -> Result<Json<Value>, Problem> {
     Query::of(&uri, &[])?;

@@ -13,7 +13,11 @@ use axum::{
 use common::{
     broker::BrokerError,
     event::{StreamCreated, Version},
-    http::{Problem, Query, refused},
+    http::{
+        Problem, Query, Scope,
+        openapi::{Access, Content, Operation, Verb, schemas},
+        refused,
+    },
     log::{EventLog, LogState, Logged},
 };
 use futures_util::stream;
@@ -37,6 +41,23 @@ const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 /// nginx holds back what it passes on, unless it is told not to.
 const UNBUFFERED: (HeaderName, HeaderValue) =
     (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
+
+pub fn operation() -> Operation {
+    let text = "The log as it grows, as server-sent events: `data` is an Event and `id` its version; `event: reset` when the log is another one";
+    let event = json!({
+        "type": "object", "required": ["data"], "properties": {
+            "data": { "type": "string", "contentMediaType": "application/json" }, "id": schemas::text(), "event": schemas::text(),
+        },
+    });
+    Operation::new("events", Verb::Get, "/api/v1/events", Access::Scope(Scope::Read), text)
+        .query(
+            "from",
+            schemas::from(),
+            "The first version; the next that there will be where nothing is said",
+        )
+        .header("Last-Event-ID", schemas::from(), "The version after which to go on: beats `from`")
+        .answer(200, "It does not end by itself", Content::Text("text/event-stream", event))
+}
 
 /// Without `from` and `Last-Event-ID` it begins with the next event.
 pub async fn answer(State(api): State<Arc<Api>>, uri: Uri, headers: HeaderMap) -> Result<Response, Problem> {

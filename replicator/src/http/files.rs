@@ -6,8 +6,12 @@ use axum::{
     http::{HeaderMap, Method, Uri},
     response::Response,
 };
-use common::http::{Problem, content};
+use common::http::{Problem, content, openapi::Operation};
 use std::sync::Arc;
+
+pub fn operation() -> Operation {
+    content::file_operation()
+}
 
 pub async fn answer(
     State(api): State<Arc<Api>>,

@@ -5,7 +5,11 @@ use crate::log_command;
 use axum::{Json, extract::State, http::Uri};
 use common::{
     event::Version,
-    http::{Problem, Query, refused},
+    http::{
+        Problem, Query, Scope,
+        openapi::{Access, Content, Operation, Verb, schemas},
+        refused,
+    },
     log::EventLog,
 };
 use serde_json::{Value, json};
@@ -15,6 +19,17 @@ use std::sync::Arc;
 const USUAL: usize = 100;
 /// The most of one page: what one request to the broker gives.
 const MOST: usize = 500;
+
+pub fn operation() -> Operation {
+    let limit = json!({ "type": "integer", "minimum": 1, "maximum": MOST, "default": USUAL });
+    let page = schemas::object(json!({
+        "events": schemas::list("Event"), "next": schemas::version(), "head": schemas::count(),
+    }));
+    Operation::new("log", Verb::Get, "/api/v1/log", Access::Scope(Scope::Read), "A page of the log")
+        .query("from", schemas::from(), "The first version")
+        .query("limit", limit, "The most events")
+        .answer(200, "`next` is what to ask for next; above `head` when that is all", Content::Json(page))
+}
 
 /// `next` is what to ask for next, and lies above `head` when there is nothing more yet.
 pub async fn answer(State(api): State<Arc<Api>>, uri: Uri) -> Result<Json<Value>, Problem> {

@@ -14,16 +14,12 @@ mod retry;
 mod wait;
 
 use crate::{node::Node, service::Urgent};
-use axum::{
-    Router,
-    routing::{get, post},
-};
 use common::{
     arrivals::Arrivals,
     blobs::NatsBlobs,
     broker::BrokerError,
     error_chain,
-    http::{ASK_AGAIN, Problem, Routes, Scope, content::Shelf, needs},
+    http::{ASK_AGAIN, Problem, Routes, content::Shelf, openapi::Table},
     index::Index,
     log::JetStreamLog,
     nodes::NodeBucket,
@@ -84,19 +80,19 @@ impl Api {
 
     /// What is answered.
     pub fn routes(self: &Arc<Self>) -> Routes {
-        let in_time = Router::new()
-            .route("/api/v1/activity", get(activity::answer))
-            .route("/api/v1/nodes", get(nodes::answer))
-            .route("/api/v1/log", get(log::answer))
-            .route("/api/v1/events", get(events::answer))
-            .route("/api/v1/files/{sha256}", get(files::answer));
-        let patient = Router::new()
-            .route("/api/v1/wait", get(wait::answer))
-            .route("/api/v1/paths/{*path}", get(paths::answer));
-        let changing = Router::new().route("/api/v1/parked/retry", post(retry::answer));
-        let of = |scope, routes: Router<Arc<Self>>| needs(scope, routes.with_state(Arc::clone(self)));
-        let in_time = of(Scope::Read, in_time).merge(of(Scope::Admin, changing));
-        Routes { in_time, patient: of(Scope::Read, patient), open: page::routes() }
+        let in_time = Table::default()
+            .route(activity::operation(), activity::answer)
+            .route(nodes::operation(), nodes::answer)
+            .route(log::operation(), log::answer)
+            .route(events::operation(), events::answer)
+            .route(files::operation(), files::answer)
+            .route(retry::operation(), retry::answer)
+            .with_state(Arc::clone(self));
+        let patient = Table::default()
+            .route(wait::operation(), wait::answer)
+            .route(paths::operation(), paths::answer)
+            .with_state(Arc::clone(self));
+        Routes { in_time, patient, open: page::routes() }
     }
 
     fn sightings(&self) -> Result<&Sightings, Problem> {

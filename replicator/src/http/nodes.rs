@@ -3,12 +3,27 @@
 use super::{Api, away};
 use axum::{Json, extract::State, http::Uri};
 use common::{
-    http::{Problem, Query},
+    http::{
+        Problem, Query, Scope,
+        openapi::{Access, Content, Operation, Verb, schemas},
+    },
     status::Status,
     time::Timestamp,
 };
 use serde_json::{Value, json};
 use std::sync::Arc;
+
+pub fn operation() -> Operation {
+    let told = schemas::object(json!({
+        "head": schemas::count(), "now": schemas::time(), "nodes": schemas::list("Node"),
+    }));
+    let text = "All nodes, what is wrong first";
+    Operation::new("nodes", Verb::Get, "/api/v1/nodes", Access::Scope(Scope::Read), text).answer(
+        200,
+        "Their records, and how old these are",
+        Content::Json(told),
+    )
+}
 
 pub async fn answer(State(api): State<Arc<Api>>, uri: Uri) -> Result<Json<Value>, Problem> {
     Query::of(&uri, &[])?;

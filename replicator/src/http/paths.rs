@@ -14,8 +14,9 @@ use common::{
     arrivals::Arrival,
     event::{Event, Kind, Version},
     http::{
-        ASK_AGAIN, Problem, Query,
-        content::{Asked, Local, from_arrival, from_disk},
+        ASK_AGAIN, Problem, Query, Scope,
+        content::{Asked, Local, describe, from_arrival, from_disk},
+        openapi::{Access, Operation, Verb, schemas},
         path_below,
     },
     path::MediaPath,
@@ -28,6 +29,14 @@ use tokio::time::{Instant, sleep, timeout};
 const BEGINS: Duration = Duration::from_secs(30);
 /// What is parked is not tried again sooner, in seconds.
 const PARKED_AGAIN: u64 = 30;
+
+pub fn operation() -> Operation {
+    let text = "Content by its path; what the log has and this node not yet is fetched now";
+    let plain =
+        Operation::new("read_path", Verb::Get, "/api/v1/paths/{*path}", Access::Scope(Scope::Read), text)
+            .path("path", schemas::path_in_url(), "The path of the file");
+    describe(plain).refuses(404, "The log has no such file, or it was removed")
+}
 
 pub async fn answer(
     State(api): State<Arc<Api>>,

@@ -9,7 +9,11 @@ use axum::{
 };
 use common::{
     error_chain,
-    http::{Problem, Query, refused},
+    http::{
+        Problem, Query, Scope,
+        openapi::{Access, Content, Operation, Verb, schemas},
+        refused,
+    },
     path::MediaPath,
 };
 use serde::Deserialize;
@@ -46,6 +50,31 @@ impl Body {
         let parse = |text: String| text.parse().map_err(|error| refused(parameter, &error_chain(&error)));
         texts.into_iter().map(parse).collect()
     }
+}
+
+pub fn operation() -> Operation {
+    let text = "Another try of what is parked";
+    let only = |name: &str, schema: Value| {
+        let mut asked = schemas::object(json!({ name: schema }));
+        asked["additionalProperties"] = false.into();
+        asked
+    };
+    let paths = json!({ "type": "array", "items": schemas::path(), "minItems": 1, "maxItems": MOST });
+    let asked = [only("path", schemas::path()), only("paths", paths), only("all", json!({ "const": true }))];
+    let unknown = json!({ "type": "array", "items": schemas::text() });
+    let done = schemas::object(json!({ "retried": schemas::count(), "unknown": unknown }));
+    Operation::new("retry_parked", Verb::Post, "/api/v1/parked/retry", Access::Scope(Scope::Admin), text)
+        .takes("application/json", json!({ "oneOf": asked }))
+        .answer(
+            200,
+            "So many events are tried again; nothing is parked at the paths that are unknown",
+            Content::Json(done),
+        )
+        .refuses(404, "Nothing is parked at any of the paths")
+        .refuses(413, "The body is too long")
+        .refuses(415, "The body is not said to be JSON")
+        .refuses(422, "The body is not as it has to be")
+        .refuses(500, "The index cannot be written")
 }
 
 pub async fn answer(

@@ -8,7 +8,11 @@ use axum::{
 };
 use common::{
     event::Version,
-    http::{ASK_AGAIN, Problem, Query, refused},
+    http::{
+        ASK_AGAIN, Problem, Query, Scope,
+        openapi::{Access, Content, Operation, Verb, schemas},
+        refused,
+    },
     path::MediaPath,
     settings::parse_duration,
     wait::{self, Enough, Outcome, Wanted, What},
@@ -18,6 +22,17 @@ use std::{sync::Arc, time::Duration};
 
 /// As long as proxies wait for an answer.
 const LONGEST: Duration = Duration::from_secs(60);
+
+pub fn operation() -> Operation {
+    let text = "Answers when a file is on the nodes: `path` or `version` says which";
+    Operation::new("wait", Verb::Get, "/api/v1/wait", Access::Scope(Scope::Read), text)
+        .query("path", schemas::path(), "The newest event of this path, which has to be an addition")
+        .query("version", schemas::version(), "The event at this version")
+        .query("nodes", schemas::enough(), "On how many nodes; `all` where nothing is said")
+        .query("timeout", schemas::timeout(), "How long to wait")
+        .answer(200, "It is there", Content::Json(schemas::named("Where")))
+        .refuses(504, "Time is up, or it is parked where it is needed; with the fields of Where")
+}
 
 /// 200: it is there; 504: time is up, or it is parked where it is needed.
 pub async fn answer(State(api): State<Arc<Api>>, uri: Uri) -> Result<Json<Value>, Problem> {

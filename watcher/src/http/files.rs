@@ -1,15 +1,12 @@
 //! `GET /api/v1/files/{sha256}`: content by its hash.
 
-use axum::{Router, routing::get};
 use common::http::{
-    Scope,
-    content::{Shelf, file},
-    needs,
+    content::{Shelf, file, file_operation},
+    openapi::Table,
 };
 use std::sync::Arc;
 
 /// Where tokens are in force it needs the scope `read`.
-pub fn routes(shelf: &Arc<Shelf>) -> Router {
-    let routes = Router::new().route("/api/v1/files/{sha256}", get(file));
-    needs(Scope::Read, routes.with_state(Arc::clone(shelf)))
+pub fn routes(shelf: &Arc<Shelf>) -> Table {
+    Table::default().route(file_operation(), file).with_state(Arc::clone(shelf))
 }

@@ -15,15 +15,11 @@ use crate::{
     node::{Node, PublishError, Working},
     turns::{Turn, Turns},
 };
-use axum::{
-    Router,
-    routing::{delete, put as upload},
-};
 use common::{
     blobs::NatsBlobs,
     bulk::Counter,
     hash::ContentHash,
-    http::{ASK_AGAIN, Problem, Routes, Scope, needs},
+    http::{ASK_AGAIN, Problem, Routes, openapi::Table},
     log::JetStreamLog,
     nodes::NodeBucket,
     path::MediaPath,
@@ -99,11 +95,11 @@ impl Api {
 
     /// What is answered.
     pub fn routes(self: &Arc<Self>) -> Routes {
-        let routes = Router::new()
-            .route("/api/v1/files/{sha256}", upload(put::answer))
-            .route("/api/v1/paths/{*path}", delete(remove::answer))
+        let patient = Table::default()
+            .route(put::operation(), put::answer)
+            .route(remove::operation(), remove::answer)
             .with_state(Arc::clone(self));
-        Routes { patient: needs(Scope::Write, routes), ..Routes::default() }
+        Routes { patient, ..Routes::default() }
     }
 
     /// Lets what has been received come to its end.

@@ -22,7 +22,11 @@ use common::{
     blobs::{BlobStore, GRACE, NatsBlobs},
     event::Version,
     hash::ContentHash,
-    http::{ASK_AGAIN, Problem, Query, refused},
+    http::{
+        ASK_AGAIN, Problem, Query, Scope,
+        openapi::{Access, Content, Operation, Verb, schemas},
+        refused,
+    },
     log::JetStreamLog,
     path::MediaPath,
     settings::parse_duration,
@@ -52,6 +56,37 @@ struct Kept {
     done: Done,
     /// When what no path names may be collected.
     expires: Option<Timestamp>,
+}
+
+pub fn operation() -> Operation {
+    let [(have, nodes), (missing, without)] = schemas::have_and_missing();
+    let mut done = schemas::object(json!({
+        "created": { "type": "boolean" }, "version": schemas::or_null(schemas::count()),
+    }));
+    done["properties"]["expires"] = schemas::or_null(schemas::time());
+    (done["properties"][have], done["properties"][missing]) = (nodes, without);
+    let size = json!({ "type": "integer", "minimum": 0, "maximum": u64::MAX });
+    let path = "/api/v1/files/{sha256}";
+    Operation::new("upload", Verb::Put, path, Access::Scope(Scope::Write), "Takes a file")
+        .path("sha256", schemas::sha256(), "What its content hashes to")
+        .query("path", schemas::path(), "Its place in the tree; without, only the blob is stored")
+        .query("wait", schemas::enough(), "Answer when it is on as many nodes; goes with `path`")
+        .query("timeout", schemas::timeout(), "How long to wait for that; goes with `wait`")
+        .header("X-File-Size", size, "How many bytes there are in the body")
+        .header("If-None-Match", json!({ "const": "*" }), "Only where there is no file; goes with `path`")
+        .takes("application/octet-stream", json!({}))
+        .answer(
+            200,
+            "It is in the log and on this node's disk; `created` is false when it was before",
+            Content::Json(done),
+        )
+        .refuses(408, "The body came too slowly")
+        .refuses(409, "Others have changed the path, or something is in its way")
+        .refuses(412, "There is a file, and `If-None-Match: *` was asked for")
+        .refuses(413, "Over the limit of `--max-upload`")
+        .refuses(422, "It hashes to something else")
+        .refuses(504, "The upload is done, and not on as many nodes in time; with the fields of the answer")
+        .refuses(507, "There is no room, here or in the broker")
 }
 
 pub async fn answer(

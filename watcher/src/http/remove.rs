@@ -7,7 +7,11 @@ use axum::{
     extract::{Request, State},
 };
 use common::{
-    http::{Problem, Query, path_below},
+    http::{
+        Problem, Query, Scope,
+        openapi::{Access, Content, Operation, Verb, schemas},
+        path_below,
+    },
     vitals::Direction,
 };
 use serde_json::{Value, json};
@@ -15,6 +19,25 @@ use std::sync::Arc;
 
 /// What the path of a request has before that of the file.
 const PREFIX: &str = "/api/v1/paths/";
+
+pub fn operation() -> Operation {
+    let done = schemas::object(json!({
+        "removed": { "type": "boolean" }, "version": schemas::or_null(schemas::count()),
+    }));
+    let text = "Removes a file, everywhere";
+    Operation::new("remove", Verb::Delete, "/api/v1/paths/{*path}", Access::Scope(Scope::Write), text)
+        .path("path", schemas::path_in_url(), "The path of the file")
+        .answer(
+            200,
+            "It is gone, by the event at `version`; `removed` is false when it was before",
+            Content::Json(done),
+        )
+        .refuses(
+            409,
+            "Others have changed it, a folder is in the way, or more are removed at once than may be",
+        )
+        .refuses(507, "The disk is full, here or of the broker")
+}
 
 /// 200 also when it is gone already.
 pub async fn answer(State(api): State<Arc<Api>>, request: Request) -> Result<Json<Value>, Problem> {

@@ -11,7 +11,10 @@ mod head;
 pub use body::{Standing, arriving};
 pub use head::{Wanted, head, wanted};
 
-use super::{ASK_AGAIN, Problem, Query};
+use super::{
+    ASK_AGAIN, Problem, Query, Scope,
+    openapi::{Access, Content, Operation, Verb, schemas},
+};
 use crate::{
     arrivals::Arrival,
     blobs::{BlobError, BlobReader, BlobStore, NatsBlobs},
@@ -175,6 +178,31 @@ impl Shelf {
         };
         Ok(with_body(asked, content, size, range, body))
     }
+}
+
+/// What there is to say of content, however it was asked for.
+pub fn describe(operation: Operation) -> Operation {
+    operation
+        .header("Range", schemas::text(), "`bytes=FIRST-LAST`; several ranges are answered with all of it")
+        .header("If-Range", schemas::text(), "The ETag that the range is of")
+        .header("If-None-Match", schemas::text(), "ETags that the client has")
+        .answer(200, "The content", Content::Bytes)
+        .answer(206, "The range", Content::Bytes)
+        .answer(304, "The client has it", Content::Nothing)
+        .refuses(416, "It has no such bytes")
+        .refuses(502, "What the store has under this name is something else, or not there")
+        .and_head()
+}
+
+/// What [`file`] answers.
+pub fn file_operation() -> Operation {
+    let (path, text) = ("/api/v1/files/{sha256}", "Content by its hash");
+    let plain = Operation::new("read_file", Verb::Get, path, Access::Scope(Scope::Read), text).path(
+        "sha256",
+        schemas::sha256(),
+        "What it hashes to",
+    );
+    describe(plain).refuses(404, "It is unknown")
 }
 
 /// `GET /api/v1/files/{sha256}`: content by its hash.
