@@ -250,7 +250,7 @@ class Behind(Workload):
 
 
 class Scan(Workload):
-    """A node that knows many files is started: until it has looked at all of them. With the memory of each program."""
+    """A node that knows many files is started: until it has looked at all of them. With the memory of each program, and how long it took to publish them."""
 
     unit = "s"
     nodes = 1
@@ -264,8 +264,10 @@ class Scan(Workload):
 
     def play(self, side, seed):
         fill(side.src, names(self.count), 32, seed)
+        began = time.perf_counter()
         side.launch()
         side.wait_published(self.count, limit=3600)
+        published = time.perf_counter() - began
         side.settle()
         side.halt()
         side.log("watcher-0").unlink()
@@ -274,7 +276,7 @@ class Scan(Workload):
         took = side.wait_scanned()
         side.settle()
         memory = {program: side.meter.peak_of(side.running[0, program]) for program in ("watcher", "replicator")}
-        return {"value": took, "note": ", ".join(f"{program} {mib:.0f} MiB" for program, mib in memory.items())}
+        return {"value": took, "note": ", ".join([*(f"{program} {mib:.0f} MiB" for program, mib in memory.items()), f"published in {published:.0f} s"])}
 
 
 class Idle(Workload):
@@ -364,6 +366,7 @@ WORKLOADS = [
     Folder("moved-in", 2_000, 10 << 10, moved=True),
     NewNode("new-node", 100_000, 1 << 10),
     Restart("restart", 50_000, 10, 1 << 10),
+    Scan("scan-250k", 250_000),
     Scan("scan", 1_000_000),
     Idle("idle", 50_000),
     Serve("http", 1_000, 10 << 10, 10),
