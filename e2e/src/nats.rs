@@ -293,6 +293,14 @@ impl Nats {
         hashes.iter().map(|hash| hash.as_str().expect("a hash").to_owned()).collect()
     }
 
+    /// All keys of the node bucket.
+    pub fn keys(&self) -> Vec<String> {
+        self.runtime.block_on(async {
+            let bucket = self.jetstream.get_key_value("MIRROR_MEDIA_NODES").await.expect("a bucket");
+            bucket.keys().await.expect("keys").try_collect().await.expect("keys")
+        })
+    }
+
     /// The consumers on the bucket's stream.
     pub fn bucket_consumers(&self) -> Vec<String> {
         let stream = self.stream(BLOBS).expect("a bucket");

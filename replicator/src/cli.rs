@@ -17,6 +17,7 @@ use common::{
     },
     startup::runtime,
     status,
+    time::Timestamp,
     wait::{Enough, Wanted, What},
 };
 use std::time::Duration;
@@ -182,6 +183,12 @@ enum Command {
     Replay {
         #[command(flatten)]
         window: Window,
+        /// The tree as it was at this moment, by the broker's clock, as 2026-02-16T16:44:02Z
+        #[arg(long, value_name = "TIME", conflicts_with = "to_seq")]
+        at: Option<Timestamp>,
+        /// How long the nodes are waited for to bring back content that the blob store has no more [default: 30s]
+        #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "30s", hide_default_value = true)]
+        timeout: Duration,
         #[command(flatten)]
         transfer: DownloadArgs,
     },
@@ -275,8 +282,9 @@ async fn dispatch(command: Command, settings: Settings, layers: Layers) -> Resul
             let watch = watch.resolve(&layers)?;
             doctor::run(&settings, doctor::Wanted { transfer, place, watch, public_url, json }).await
         }
-        Command::Replay { window, transfer } => {
-            replay::run(settings, window, transfer.resolve(&layers)?).await
+        Command::Replay { window, at, timeout, transfer } => {
+            let asked = replay::Asked { window, at, timeout };
+            replay::run(settings, asked, transfer.resolve(&layers)?).await
         }
     }
 }

@@ -1,7 +1,8 @@
 //! `replicator replay`: the tree that a window of the log describes, in a folder that is no node. It may be run any number of times.
 //!
 //! Of each path only the newest event of the window counts. What the window does not name is not touched; what it replaces or removes goes to the
-//! folder's `.mirror/trash`.
+//! folder's `.mirror/trash`. Content that the blob store has no more is asked for from the nodes, by a list of wanted blobs under a name of its own
+//! (`replay-…`), which is taken away at the end; what no node brings back is named.
 
 use crate::{
     cli::Window,
@@ -9,25 +10,32 @@ use crate::{
 };
 use common::{
     bar::{self, Bar},
-    blobs::NatsBlobs,
-    broker::Broker,
-    content,
+    blobs::{BlobError, NatsBlobs},
+    broker::{Broker, BrokerError},
+    content, error_chain,
     event::{Event, Version},
     exit::{Exit, Failure},
+    hash::ContentHash,
     limits::RateLimit,
     local_lock::LocalLock,
     log::{EventLog, JetStreamLog},
+    names::NodeName,
+    nodes::{MAX_WANTED, NodeBucket},
     path::{MediaPath, OWN_FOLDER},
     resolve::blocking,
     root::{Look, RenameError, Root},
     settings::{Settings, SettingsError, TransferSettings},
     startup::{connect_command, stop_on_signals},
+    time::Timestamp,
 };
 use futures_util::{StreamExt, stream};
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+use tokio::time::{Instant, sleep};
 
 /// Events read at once.
 const PAGE: usize = 500;
+/// How often it is looked whether wanted blobs are there: nodes read the lists every 5 s.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Why a path could not be replayed.
 #[derive(Debug, thiserror::Error)]
@@ -42,13 +50,31 @@ enum ReplayError {
     InTheWay(&'static str),
 }
 
+impl ReplayError {
+    /// The store has not got it, or not whole.
+    fn is_wanted(&self) -> bool {
+        use crate::node::ApplyError::{Blob, WrongContent};
+        let Self::Apply(error) = self else { return false };
+        matches!(error, WrongContent(_) | Blob(BlobError::Missing(_)) | Blob(BlobError::Damaged { .. }))
+    }
+}
+
 enum Done {
     Same,
     Placed(u64),
     Removed,
 }
 
-pub async fn run(settings: Settings, window: Window, transfer: TransferSettings) -> Result<Exit, Failure> {
+/// What is to be built.
+pub struct Asked {
+    pub window: Window,
+    /// Nothing that came later.
+    pub at: Option<Timestamp>,
+    /// How long nodes are waited for, from the last blob that came on.
+    pub timeout: Duration,
+}
+
+pub async fn run(settings: Settings, asked: Asked, transfer: TransferSettings) -> Result<Exit, Failure> {
     let path = settings.root.clone().ok_or(SettingsError::Missing("root"))?;
     let stop = stop_on_signals().map_err(|error| Failure::new(Exit::Failed, error))?;
     if path.join(OWN_FOLDER).join("id").exists() {
@@ -59,7 +85,7 @@ pub async fn run(settings: Settings, window: Window, transfer: TransferSettings)
     let _lock = LocalLock::take(&path.join(OWN_FOLDER).join("replay.lock"))?;
     let broker = connect_command(&settings, "replicator-replay").await?;
     let done = tokio::select! {
-        done = replay(&broker, &settings, root, window, transfer) => done,
+        done = replay(&broker, &settings, root, asked, transfer) => done,
         () = stop.cancelled() => Ok(Exit::NotCaughtUp),
     };
     broker.shutdown().await;
@@ -70,46 +96,131 @@ async fn replay(
     broker: &Broker,
     settings: &Settings,
     root: Arc<Root>,
-    window: Window,
+    asked: Asked,
     transfer: TransferSettings,
 ) -> Result<Exit, Failure> {
     let log = JetStreamLog::attach(broker.client().clone(), &settings.mirror).await?;
     let blobs = NatsBlobs::attach(broker.client().clone(), &settings.mirror).await?;
-    let (newest, invalid) = newest_of_window(&log, &window).await?;
+    let (newest, invalid) = newest_of_window(&log, &asked).await?;
     let style = bar::style("{bar:24} {pos}/{len} files  {per_sec}  {eta} left");
     let bar = Bar::show("replaying", newest.len() as u64, style);
     let limit = RateLimit::new(transfer.limit.map(|size| size.bytes()));
-    let (mut placed, mut bytes, mut same, mut removed, mut failed) = (0u64, 0u64, 0u64, 0u64, invalid);
-    let work = newest.into_values().map(|event| {
-        let (root, blobs, limit) = (Arc::clone(&root), blobs.clone(), limit.clone());
-        async move { (event.path.clone(), one(root, &blobs, &limit, event).await) }
-    });
-    let mut results = stream::iter(work).buffer_unordered(transfer.transfers);
-    while let Some((path, result)) = results.next().await {
-        bar.counter().inc(1);
-        match result {
-            Ok(Done::Same) => same += 1,
-            Ok(Done::Removed) => removed += 1,
-            Ok(Done::Placed(size)) => (placed, bytes) = (placed + 1, bytes + size),
-            Err(error) => {
-                failed += 1;
-                tracing::error!(%path, error = %common::error_chain(&error), "could not be replayed");
-            }
+    let replay = Replay { root, blobs, limit, at_once: transfer.transfers, bar };
+    let mut sum = Sum { failed: invalid, ..Sum::default() };
+    let missing = replay.all(newest.into_values(), &mut sum).await;
+    if !missing.is_empty() {
+        let bucket = NodeBucket::attach(broker.client().clone(), &settings.mirror).await?;
+        let missing = replay.wanted(&bucket, missing, asked.timeout, &mut sum).await?;
+        sum.failed += missing.len() as u64;
+        for (event, error) in missing {
+            let error = error_chain(&error);
+            tracing::error!(path = %event.path, sha256 = %event.sha256, error, "its content is not to be had any more");
         }
     }
-    drop(bar);
-    println!(
-        "{placed} files placed ({bytes} bytes), {same} the same already, {removed} removed, {failed} failed"
-    );
-    Ok(if failed == 0 { Exit::Done } else { Exit::Failed })
+    drop(replay);
+    println!("{sum}");
+    Ok(if sum.failed == 0 { Exit::Done } else { Exit::Failed })
+}
+
+/// What was done.
+#[derive(Default)]
+struct Sum {
+    placed: u64,
+    bytes: u64,
+    same: u64,
+    removed: u64,
+    failed: u64,
+}
+
+impl fmt::Display for Sum {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { placed, bytes, same, removed, failed } = self;
+        write!(
+            f,
+            "{placed} files placed ({bytes} bytes), {same} the same already, {removed} removed, {failed} failed"
+        )
+    }
+}
+
+struct Replay {
+    root: Arc<Root>,
+    blobs: NatsBlobs,
+    limit: RateLimit,
+    at_once: usize,
+    bar: Bar,
+}
+
+impl Replay {
+    /// Brings the folder to these events. Those whose content the store has not got are returned.
+    async fn all(&self, events: impl IntoIterator<Item = Event>, sum: &mut Sum) -> Vec<(Event, ReplayError)> {
+        let work = events.into_iter().map(|event| {
+            let (root, blobs, limit) = (Arc::clone(&self.root), self.blobs.clone(), self.limit.clone());
+            async move { (event.clone(), one(root, &blobs, &limit, event).await) }
+        });
+        let (mut results, mut missing) = (stream::iter(work).buffer_unordered(self.at_once), Vec::new());
+        while let Some((event, result)) = results.next().await {
+            match result {
+                Ok(Done::Same) => sum.same += 1,
+                Ok(Done::Removed) => sum.removed += 1,
+                Ok(Done::Placed(size)) => (sum.placed, sum.bytes) = (sum.placed + 1, sum.bytes + size),
+                Err(error) if error.is_wanted() => {
+                    missing.push((event, error));
+                    continue;
+                }
+                Err(error) => {
+                    sum.failed += 1;
+                    tracing::error!(path = %event.path, error = %error_chain(&error), "could not be replayed");
+                }
+            }
+            self.bar.counter().inc(1);
+        }
+        missing
+    }
+
+    /// Has the nodes bring back what they hold, and goes on with it. Returns what none of them brings.
+    async fn wanted(
+        &self,
+        bucket: &NodeBucket,
+        mut missing: Vec<(Event, ReplayError)>,
+        patience: Duration,
+        sum: &mut Sum,
+    ) -> Result<Vec<(Event, ReplayError)>, BrokerError> {
+        let name: NodeName =
+            format!("replay-{:016x}", rand::random::<u64>()).parse().expect("letters and digits");
+        tracing::info!(
+            files = missing.len(),
+            "the blob store has not got all of it; the nodes are asked for it"
+        );
+        let mut since = Instant::now();
+        let mut lost = Vec::new();
+        while !missing.is_empty() {
+            if since.elapsed() >= patience {
+                // The next thousand may be had.
+                lost.extend(missing.drain(..missing.len().min(MAX_WANTED)));
+                since = Instant::now();
+                continue;
+            }
+            let asked: Vec<ContentHash> =
+                missing.iter().take(MAX_WANTED).map(|(event, _)| event.sha256).collect();
+            bucket.want(&name, asked).await?;
+            sleep(LOOK).await;
+            let left = missing.len();
+            missing = self.all(missing.into_iter().map(|(event, _)| event), sum).await;
+            if missing.len() < left {
+                since = Instant::now();
+            }
+        }
+        bucket.forget(&name).await?;
+        Ok(lost)
+    }
 }
 
 /// The newest event of each path in a window; memory grows with the number of paths. Messages that are no events are named and counted.
 async fn newest_of_window(
     log: &JetStreamLog,
-    window: &Window,
-) -> Result<(BTreeMap<MediaPath, Event>, u64), common::broker::BrokerError> {
-    let head = log.state().await?.last;
+    asked: &Asked,
+) -> Result<(BTreeMap<MediaPath, Event>, u64), BrokerError> {
+    let (window, head) = (&asked.window, log.state().await?.last);
     let to = window.to_seq.map_or(head, Version::new).min(head);
     let mut from = Version::new(window.from_seq.max(1));
     let (mut newest, mut invalid) = (BTreeMap::new(), 0);
@@ -118,6 +229,9 @@ async fn newest_of_window(
         let Some(last) = page.last() else { break };
         from = last.version.next();
         for logged in page.into_iter().filter(|logged| logged.version <= to) {
+            if asked.at.is_some_and(|at| logged.time > at) {
+                return Ok((newest, invalid));
+            }
             match logged.event {
                 Ok(event) => {
                     newest.insert(event.path.clone(), event);

@@ -89,6 +89,60 @@ fn replay_builds_the_tree_of_any_version_and_touches_nothing_else() {
 }
 
 #[test]
+fn replay_builds_the_tree_of_a_moment_with_what_the_nodes_still_hold() {
+    let mut mirror = Mirror::running(&["a", "b"]);
+    let large = content("large", 600_000);
+    for (path, bytes) in
+        [("kept", &b"kept"[..]), ("folder/large", &large), ("changed", b"before"), ("gone", b"gone")]
+    {
+        write(&mirror.nodes[0].path(path), bytes);
+    }
+    mirror.wait_agreed(SOON);
+    wait_until(SOON, "four events", || mirror.log().len() == 4);
+    let listed = mirror.nodes[0].run(Role::Replicator, &["log", "--json"]).succeeded().json_lines();
+    let moment = listed[3]["time"].as_str().unwrap().to_owned();
+    write(&mirror.nodes[1].path("changed"), b"after it");
+    write(&mirror.nodes[1].path("later"), b"later");
+    fs::remove_file(mirror.nodes[0].path("gone")).unwrap();
+    mirror.wait_nowhere("gone");
+    mirror.wait_everywhere("later", b"later");
+    mirror.wait_everywhere("changed", b"after it");
+
+    let replay = |mirror: &Mirror, target: &str| {
+        let (target, state) = (mirror.outside(target), mirror.outside("replay-state"));
+        let mut command = Command::new(Role::Replicator.program());
+        command.args(["replay", "--at", &moment, "--timeout", "8s", "--mirror", "media"]);
+        command.args(["--nats-url", &mirror.broker.url()]).arg("--root").arg(&target);
+        let finished = {
+            command.env("XDG_STATE_HOME", &state);
+            e2e::run(SOON, command)
+        };
+        (finished, Tree::of(&target))
+    };
+    let names = |tree: &Tree| {
+        let names = tree.0.keys().map(|path| String::from_utf8_lossy(path).into_owned());
+        names.collect::<Vec<String>>()
+    };
+    let (whole, tree) = replay(&mirror, "whole");
+    whole.succeeded();
+    assert_eq!(names(&tree), ["changed", "folder/large", "gone", "kept"]);
+    assert_eq!(fs::read(mirror.dir().join("whole/changed")).unwrap(), b"before");
+
+    // What is in a tree comes back into the store; of the rest no node has the content.
+    mirror.nats().lose_blobs();
+    let (partial, tree) = replay(&mirror, "partial");
+    assert_eq!(partial.code, Some(1), "{partial:?}");
+    assert_eq!(names(&tree), ["folder/large", "kept"]);
+    for path in ["changed", "gone"] {
+        let named = partial.stderr.lines().any(|line| line.contains("not to be had") && line.contains(path));
+        assert!(named, "{path} is not named: {partial:?}");
+    }
+    assert!(partial.stdout.contains("2 failed"), "{partial:?}");
+    let lists = mirror.nats().keys().into_iter().filter(|key| key.starts_with("replay-"));
+    assert_eq!(lists.count(), 0, "the list is taken away");
+}
+
+#[test]
 fn scan_does_one_pass_and_ends() {
     let mut mirror = Mirror::idle(&["a", "b"]);
     for i in 0..30 {
