@@ -18,10 +18,10 @@ use common::{
     hash::ContentHash,
     limits::RateLimit,
     local_lock::LocalLock,
-    log::{EventLog, JetStreamLog},
+    log::{self, JetStreamLog},
     names::NodeName,
     nodes::{MAX_WANTED, NodeBucket},
-    path::{MediaPath, OWN_FOLDER},
+    path::OWN_FOLDER,
     resolve::blocking,
     root::{Look, RenameError, Root},
     settings::{Settings, SettingsError, TransferSettings},
@@ -29,11 +29,9 @@ use common::{
     time::Timestamp,
 };
 use futures_util::{StreamExt, stream};
-use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep};
 
-/// Events read at once.
-const PAGE: usize = 500;
 /// How often it is looked whether wanted blobs are there: nodes read the lists every 5 s.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -101,7 +99,12 @@ async fn replay(
 ) -> Result<Exit, Failure> {
     let log = JetStreamLog::attach(broker.client().clone(), &settings.mirror).await?;
     let blobs = NatsBlobs::attach(broker.client().clone(), &settings.mirror).await?;
-    let (newest, invalid) = newest_of_window(&log, &asked).await?;
+    let window = log::Window {
+        from: Version::new(asked.window.from_seq.max(1)),
+        to: asked.window.to_seq.map(Version::new),
+        at: asked.at,
+    };
+    let (newest, invalid) = log::newest_of(&log, window).await?;
     let style = bar::style("{bar:24} {pos}/{len} files  {per_sec}  {eta} left");
     let bar = Bar::show("replaying", newest.len() as u64, style);
     let limit = RateLimit::new(transfer.limit.map(|size| size.bytes()));
@@ -213,37 +216,6 @@ impl Replay {
         bucket.forget(&name).await?;
         Ok(lost)
     }
-}
-
-/// The newest event of each path in a window; memory grows with the number of paths. Messages that are no events are named and counted.
-async fn newest_of_window(
-    log: &JetStreamLog,
-    asked: &Asked,
-) -> Result<(BTreeMap<MediaPath, Event>, u64), BrokerError> {
-    let (window, head) = (&asked.window, log.state().await?.last);
-    let to = window.to_seq.map_or(head, Version::new).min(head);
-    let mut from = Version::new(window.from_seq.max(1));
-    let (mut newest, mut invalid) = (BTreeMap::new(), 0);
-    while from <= to {
-        let page = log.read(from, PAGE).await?;
-        let Some(last) = page.last() else { break };
-        from = last.version.next();
-        for logged in page.into_iter().filter(|logged| logged.version <= to) {
-            if asked.at.is_some_and(|at| logged.time > at) {
-                return Ok((newest, invalid));
-            }
-            match logged.event {
-                Ok(event) => {
-                    newest.insert(event.path.clone(), event);
-                }
-                Err(error) => {
-                    invalid += 1;
-                    tracing::error!(version = %logged.version, %error, "not an event");
-                }
-            }
-        }
-    }
-    Ok((newest, invalid))
 }
 
 async fn one(

@@ -1,7 +1,7 @@
 //! What the user typed, and which command it is.
 
-use crate::commands;
-use clap::{Parser, Subcommand};
+use crate::{commands, dry_run};
+use clap::{Parser, Subcommand, ValueEnum};
 use common::{
     exit::{Exit, Failure},
     logging,
@@ -35,6 +35,12 @@ enum Command {
     },
     /// Publish what changed since the last time, once
     Scan {
+        /// Say what differs from the log, and do nothing about it; 0: nothing, 1: something
+        #[arg(long)]
+        dry_run: bool,
+        /// Of a file that the log has with other content, and that this node does not know yet, publish ours where its mtime is later [default: the log wins]
+        #[arg(long, value_name = "WHICH", conflicts_with = "dry_run")]
+        prefer: Option<Prefer>,
         #[command(flatten)]
         transfer: UploadArgs,
         #[command(flatten)]
@@ -57,6 +63,13 @@ enum Command {
     },
 }
 
+/// Which of two contents is to win.
+#[derive(ValueEnum, Clone, Copy, Debug)]
+enum Prefer {
+    /// The one with the later mtime, if that is not ahead of the broker's clock
+    Newest,
+}
+
 /// Runs the program.
 pub fn run() -> Result<Exit, Failure> {
     let cli = Cli::parse();
@@ -74,8 +87,10 @@ async fn dispatch(command: Command, settings: Settings, layers: Layers) -> Resul
             let receive = receive.resolve(&layers)?;
             commands::run(settings, transfer, watch, receive, health.resolve(&layers)?).await
         }
-        Command::Scan { transfer, watch } => {
-            commands::scan(settings, transfer.resolve(&layers)?, watch.resolve(&layers)?).await
+        Command::Scan { dry_run: true, watch, .. } => dry_run::run(settings, watch.resolve(&layers)?).await,
+        Command::Scan { dry_run: false, prefer, transfer, watch } => {
+            let (transfer, watch) = (transfer.resolve(&layers)?, watch.resolve(&layers)?);
+            commands::scan(settings, transfer, watch, prefer.is_some()).await
         }
         Command::Status { json, watch } => {
             status::command(&settings, status::Wanted { only: Some(Role::Watcher), json, watch }).await

@@ -169,6 +169,7 @@ pub async fn scan(
     settings: Settings,
     transfer: TransferSettings,
     watch: WatchSettings,
+    prefer_newest: bool,
 ) -> Result<Exit, Failure> {
     IgnoreRules::new(&watch.ignore, None)?;
     let stop = stop_on_signals().map_err(|error| Failure::new(Exit::Failed, error))?;
@@ -188,7 +189,8 @@ pub async fn scan(
         let reporter = Reporter::new(broker.connection(), identity);
         let rules = ground.rules.clone();
         let placing = (None, MinFree::default());
-        let node = node(&settings, limit, &local, rules, placing, &broker, (stores.log, stores.blobs));
+        let mut node = node(&settings, limit, &local, rules, placing, &broker, (stores.log, stores.blobs));
+        node.prefer_newest = prefer_newest;
         let lost = give_up_on(&broker, &stop);
         let connected = std::future::ready(Ok(Some(Online { node, reporter })));
         let service = Service::new(ground, Mode::Scan { found, done }, transfer.transfers);

@@ -9,6 +9,7 @@ pub mod cli;
 mod commands;
 mod coverage;
 mod direct;
+mod dry_run;
 mod facts;
 mod http;
 pub mod look;

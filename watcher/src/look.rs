@@ -109,6 +109,8 @@ pub struct Terms<'a> {
     pub restored: bool,
     /// What the log's history says of the content on disk.
     pub known: Known,
+    /// The file is later than what the last event added, and the later one is to win where no row tells who has seen what (`scan --prefer newest`).
+    pub newer: bool,
 }
 
 /// Decides without a row of this generation (rules 7 and 10), or with one whose content has lost.
@@ -155,6 +157,9 @@ pub fn ask(row: Option<&Row>, disk: OnDisk, last: Option<&Last>, terms: Terms<'_
         return Asked::Nothing; // Unchanged content is never published over another.
     }
     let OnDisk::File(sha256, _) = disk else { return Asked::Nothing };
+    if terms.newer && row.is_none() && last.kind == Kind::Added {
+        return Asked::Offer { kind, sha256, replaces: last.version, was: None };
+    }
     if terms.known.is_old() {
         return Asked::Nothing;
     }
@@ -340,8 +345,39 @@ mod tests {
             (present, OnDisk::Absent, Some(last(Added, "a", 3)), Known::No, Asked::Nothing),
         ] {
             let created = life(1);
-            let terms = Terms { created: &created, row_created: Some(&created), restored: false, known };
+            let terms = Terms {
+                created: &created,
+                row_created: Some(&created),
+                restored: false,
+                known,
+                newer: false,
+            };
             assert_eq!(ask(row.as_ref(), disk, last.as_ref(), terms), expected, "{row:?} {disk:?} {last:?}");
+        }
+    }
+
+    #[test]
+    fn where_the_newest_is_preferred_only_a_file_without_a_row_goes_over_the_log() {
+        use Kind::*;
+        let created = life(1);
+        let publish = |content: &str, replaces| Asked::Offer {
+            kind: Added,
+            sha256: hash(content),
+            replaces: Version::new(replaces),
+            was: None,
+        };
+        let present = Some(row(RowState::Present, "a", 5, 0));
+        for (row, disk, last, known, expected) in [
+            (None, file("b", 1), last(Added, "a", 3), Known::No, publish("b", 3)),
+            (None, file("b", 1), last(Added, "a", 3), Known::Yes, publish("b", 3)),
+            (None, file("a", 1), last(Added, "a", 3), Known::Yes, Asked::Adopt),
+            (None, file("b", 1), last(Removed, "b", 3), Known::Yes, Asked::Nothing),
+            (present.clone(), file("b", 2), last(Added, "c", 3), Known::No, Asked::MarkLost(hash("b"))),
+            (present, file("a", 1), last(Added, "c", 3), Known::No, Asked::Nothing),
+        ] {
+            let terms =
+                Terms { created: &created, row_created: Some(&created), restored: false, known, newer: true };
+            assert_eq!(ask(row.as_ref(), disk, Some(&last), terms), expected, "{row:?} {disk:?} {last:?}");
         }
     }
 
@@ -349,7 +385,8 @@ mod tests {
     fn the_higher_was_of_one_life_wins() {
         let (old, new) = (life(1), life(2));
         let row = row(RowState::Present, "a", 5, 0);
-        let terms = Terms { created: &new, row_created: Some(&old), restored: false, known: Known::No };
+        let terms =
+            Terms { created: &new, row_created: Some(&old), restored: false, known: Known::No, newer: false };
         let over = |was: Was| Last { was: Some(was), ..last(Kind::Added, "b", 8) };
         let asked = |was| ask(Some(&row), file("a", 1), Some(&over(was)), terms);
         assert!(
@@ -363,8 +400,13 @@ mod tests {
     fn what_has_lost_is_published_when_what_won_is_gone_from_the_log() {
         let created = life(1);
         let lost = Row { lost: Some(hash("b")), ..row(RowState::Present, "a", 5, 1) };
-        let terms =
-            Terms { created: &created, row_created: Some(&created), restored: false, known: Known::No };
+        let terms = Terms {
+            created: &created,
+            row_created: Some(&created),
+            restored: false,
+            known: Known::No,
+            newer: false,
+        };
         let asked = |last| ask(Some(&lost), file("b", 2), Some(&last), terms);
         assert_eq!(asked(last(Kind::Added, "c", 6)), Asked::Nothing);
         assert_eq!(asked(last(Kind::Removed, "c", 6)), Asked::Nothing);
@@ -377,8 +419,13 @@ mod tests {
     fn nothing_is_published_on_top_of_the_rows_of_a_restored_root() {
         let created = life(1);
         let row = row(RowState::Present, "a", 5, 0);
-        let terms =
-            Terms { created: &created, row_created: Some(&created), restored: true, known: Known::No };
+        let terms = Terms {
+            created: &created,
+            row_created: Some(&created),
+            restored: true,
+            known: Known::No,
+            newer: false,
+        };
         let asked = ask(Some(&row), file("b", 2), Some(&last(Kind::Added, "a", 3)), terms);
         assert_eq!(asked, Asked::MarkLost(hash("b")));
     }

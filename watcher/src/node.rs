@@ -73,6 +73,8 @@ pub struct Node<L, B> {
     pub space: Space,
     /// Who owns what is placed; `None`: as its folder.
     pub owner: Option<Ownership>,
+    /// A file here that the index does not know goes over the log's where it is the later one.
+    pub prefer_newest: bool,
     /// This run of the process, by which its intents are known.
     pub run: String,
     /// Who is at a path: a user's file, or what was asked for over HTTP.
@@ -226,6 +228,7 @@ impl<L: EventLog, B: BlobStore> Node<L, B> {
             placer: Placer::start(Arc::clone(&parts.root), parts.index.clone()),
             space: Space::new(Arc::clone(&parts.root), parts.min_free),
             owner: parts.owner,
+            prefer_newest: false,
             run: format!("{:016x}", rand::random::<u64>()),
             turns: Turns::default(),
             placing: std::sync::Mutex::default(),

@@ -8,12 +8,14 @@ mod follower;
 mod hints;
 mod jetstream;
 mod memory;
+mod newest;
 mod publisher;
 
 pub use follower::{JetStreamDelivery, JetStreamFollower};
 pub use hints::{Hint, Hints};
 pub use jetstream::{JetStreamLog, LogOptions};
 pub use memory::{MemoryDelivery, MemoryFollower, MemoryLog};
+pub use newest::{Window, newest_of};
 
 use crate::{
     broker::BrokerError,

@@ -4,6 +4,7 @@
 //! Tests whose names begin with `full_` take minutes or gigabytes; `deploy/test.sh --full` runs them.
 #![allow(clippy::unwrap_used)]
 
+mod adopting;
 mod doctor;
 mod embedded;
 mod faults;

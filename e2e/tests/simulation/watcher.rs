@@ -281,6 +281,7 @@ async fn ask_log(
     };
     p.pause("history read").await;
     let terms = Terms {
+        newer: false,
         created: &session.created,
         row_created: row_created.as_ref(),
         restored: p.index.node()?.no_base == session.generation,

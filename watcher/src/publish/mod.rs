@@ -211,7 +211,8 @@ async fn decide<L: EventLog, B: BlobStore>(
     disk: OnDisk,
     content: Option<&Content>,
 ) -> Result<Step, PublishError> {
-    match look::decide(seen, session.generation, stage.fresh, parked, disk) {
+    let ask_anyway = stage.fresh || node.prefer_newest;
+    match look::decide(seen, session.generation, ask_anyway, parked, disk) {
         Decision::Nothing => Ok(Step::Done(Outcome::Unchanged)),
         Decision::Offer { kind, sha256, replaces } => {
             Ok(Step::Publish(Change { kind, sha256, replaces, was: None }))
@@ -254,6 +255,7 @@ async fn ask_log<L: EventLog, B: BlobStore>(
         row_created: row_created.as_ref(),
         restored: stage.no_base == session.generation,
         known,
+        newer: is_newer(node, content, last.as_ref()).await?,
     };
     let event = last.as_ref().and_then(last_event);
     match look::ask(row, disk, event.as_ref(), terms) {
@@ -282,6 +284,24 @@ async fn ask_log<L: EventLog, B: BlobStore>(
             Ok(if done { Step::Done(Outcome::Unchanged) } else { Step::Again })
         }
     }
+}
+
+/// Whether the file wins by its time, where that was asked for. One that is ahead of the broker's clock does not.
+async fn is_newer<L: EventLog, B: BlobStore>(
+    node: &Node<L, B>,
+    content: Option<&Content>,
+    last: Option<&Logged>,
+) -> Result<bool, PublishError> {
+    let event = last.filter(|_| node.prefer_newest).and_then(|last| last.event.as_ref().ok());
+    let (Some(content), Some(added)) = (content, event.and_then(|event| event.added)) else {
+        return Ok(false);
+    };
+    let changed = Timestamp::from_nanos(i128::from(content.stat.stat.mtime));
+    if changed <= added.mtime {
+        return Ok(false);
+    }
+    let now = node.log.state().await?.now.unwrap_or_else(Timestamp::now);
+    Ok(changed <= now)
 }
 
 /// The row of an event that stands in the log.
