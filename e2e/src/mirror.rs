@@ -52,6 +52,12 @@ impl Mirror {
         Self { nodes, broker, nats: None, dir }
     }
 
+    /// One node more, of which nothing runs. Returns its place.
+    pub fn add_node(&mut self, name: &str) -> usize {
+        self.nodes.push(Node::new(self.dir.path(), name, Some(self.broker.url())));
+        self.nodes.len() - 1
+    }
+
     /// A folder on the file system of the roots, outside of them.
     pub fn outside(&self, name: &str) -> PathBuf {
         let path = self.dir.path().join(name);

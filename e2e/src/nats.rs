@@ -186,6 +186,21 @@ impl Nats {
             .block_on(async { self.jetstream.delete_stream(BALLAST).await.expect("delete a stream") });
     }
 
+    /// Deletes the log.
+    pub fn delete_log(&self) {
+        self.runtime.block_on(async { self.jetstream.delete_stream(LOG).await.expect("delete the log") });
+    }
+
+    /// The subjects of all chunks in the bucket.
+    pub fn chunks(&self) -> Vec<String> {
+        let Some(stream) = self.stream(BLOBS) else { return Vec::new() };
+        self.runtime.block_on(async {
+            let listed =
+                stream.info_with_subjects(format!("{CHUNKS}>")).await.expect("the bucket's subjects");
+            listed.map(|subject| subject.map(|(subject, _)| subject)).try_collect().await.expect("subjects")
+        })
+    }
+
     /// Takes every blob out of the bucket, as if it had been lost.
     pub fn lose_blobs(&self) {
         let stream = self.stream(BLOBS).expect("a bucket");
@@ -298,6 +313,14 @@ impl Nats {
         self.runtime.block_on(async {
             let bucket = self.jetstream.get_key_value("MIRROR_MEDIA_NODES").await.expect("a bucket");
             bucket.keys().await.expect("keys").try_collect().await.expect("keys")
+        })
+    }
+
+    /// How often the node bucket was written to when this key was, last; 0: never.
+    pub fn revision(&self, key: &str) -> u64 {
+        self.runtime.block_on(async {
+            let bucket = self.jetstream.get_key_value("MIRROR_MEDIA_NODES").await.expect("a bucket");
+            bucket.entry(key).await.expect("an entry").map_or(0, |entry| entry.revision)
         })
     }
 

@@ -1,7 +1,7 @@
 //! What the user typed, and which command it is.
 
 use crate::{
-    commands, doctor, history, history::Which, log_command, nodes, parked, replay, restore, verify, wait,
+    commands, doctor, gc, history, history::Which, log_command, nodes, parked, replay, restore, verify, wait,
 };
 use clap::{Args, Parser, Subcommand};
 use common::{
@@ -12,8 +12,8 @@ use common::{
     names::NodeName,
     path::MediaPath,
     settings::{
-        CommonArgs, DownloadArgs, Environment, HealthArgs, HookArgs, Layers, PlaceArgs, ReadArgs, ScrubArgs,
-        Settings, WatchArgs, parse_duration,
+        CollectArgs, CommonArgs, DownloadArgs, Environment, HealthArgs, HookArgs, Layers, PlaceArgs,
+        ReadArgs, RetentionArgs, ScrubArgs, Settings, WatchArgs, parse_duration,
     },
     startup::runtime,
     status,
@@ -59,6 +59,8 @@ enum Command {
         read: ReadArgs,
         #[command(flatten)]
         hook: HookArgs,
+        #[command(flatten)]
+        collect: CollectArgs,
     },
     /// Say how all nodes are
     Status {
@@ -156,6 +158,23 @@ enum Command {
         #[command(subcommand)]
         action: NodeAction,
     },
+    /// Take blobs away that nothing needs: 0 also when there are none, 5 when an operator has to agree
+    Gc {
+        /// Say what would be taken away
+        #[arg(long)]
+        dry_run: bool,
+        /// Also when it is over a tenth of all blobs, or when no node follows this log
+        #[arg(long)]
+        yes: bool,
+        /// Leave what no event names alone for so long after it was stored or used; shorter than uploads without a path are told that they are kept [default: 24h]
+        #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "24h", hide_default_value = true)]
+        grace: Duration,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        retention: RetentionArgs,
+    },
     /// Check this machine and the broker, and say what to change; 0: nothing is wrong, 1: something is. Takes the flags of `run`, and changes nothing
     Doctor {
         /// Where the web shows the root: nothing of .mirror may be served below it
@@ -178,6 +197,8 @@ enum Command {
         read: ReadArgs,
         #[command(flatten)]
         hook: HookArgs,
+        #[command(flatten)]
+        collect: CollectArgs,
     },
     /// Build the tree of a window of the log in --root, touching nothing else there
     Replay {
@@ -230,7 +251,7 @@ pub fn run() -> Result<Exit, Failure> {
 
 async fn dispatch(command: Command, settings: Settings, layers: Layers) -> Result<Exit, Failure> {
     match command {
-        Command::Run { transfer, place, scrub, health, read, hook } => {
+        Command::Run { transfer, place, scrub, health, read, hook, collect } => {
             let run = commands::Run {
                 transfer: transfer.resolve(&layers)?,
                 place: place.resolve(&layers)?,
@@ -238,6 +259,7 @@ async fn dispatch(command: Command, settings: Settings, layers: Layers) -> Resul
                 max_lag: health.resolve(&layers)?,
                 miss_wait: read.resolve(&layers)?,
                 hook: hook.resolve(&layers)?,
+                collect: collect.resolve(&layers)?,
             };
             commands::run(settings, run).await
         }
@@ -272,15 +294,20 @@ async fn dispatch(command: Command, settings: Settings, layers: Layers) -> Resul
         }
         Command::Parked { action, json } => parked::run(&settings, action, json).await,
         Command::Node { action: NodeAction::Remove { name } } => nodes::remove(&settings, &name).await,
-        Command::Doctor { public_url, json, transfer, place, watch, scrub, health, read, hook } => {
+        Command::Doctor { public_url, json, transfer, place, watch, scrub, health, read, hook, collect } => {
             // Not needed, but what `run` would refuse is refused here.
             scrub.resolve(&layers)?;
             health.resolve(&layers)?;
             read.resolve(&layers)?;
             hook.resolve(&layers)?;
+            collect.resolve(&layers)?;
             let (transfer, place) = (transfer.resolve(&layers)?, place.resolve(&layers)?);
             let watch = watch.resolve(&layers)?;
             doctor::run(&settings, doctor::Wanted { transfer, place, watch, public_url, json }).await
+        }
+        Command::Gc { dry_run, yes, grace, json, retention } => {
+            let retention = retention.resolve(&layers)?;
+            gc::run(settings, gc::Asked { retention, grace, dry_run, yes, json }).await
         }
         Command::Replay { window, at, timeout, transfer } => {
             let asked = replay::Asked { window, at, timeout };

@@ -1,7 +1,7 @@
 //! The commands that work on this node, each from settings to an exit code.
 
 use crate::{
-    hooks,
+    gc, hooks,
     http::Api,
     node::{ApplyError, Node, Parts},
     plan::Removals,
@@ -17,7 +17,9 @@ use common::{
     log::JetStreamLog,
     nodes::{ReportError, Reporter, Role},
     root::Ownership,
-    settings::{self, HookSettings, PlaceSettings, ScrubSettings, Settings, TransferSettings},
+    settings::{
+        self, CollectSettings, HookSettings, PlaceSettings, ScrubSettings, Settings, TransferSettings,
+    },
     startup::{Local, Stores, Told, connect_service, identity, stop_on_signals},
     trust::Gate,
     vitals::{neighbours, probe},
@@ -51,6 +53,7 @@ pub struct Run {
     pub max_lag: Duration,
     pub miss_wait: Duration,
     pub hook: Option<HookSettings>,
+    pub collect: CollectSettings,
 }
 
 pub async fn run(settings: Settings, run: Run) -> Result<Exit, Failure> {
@@ -84,6 +87,9 @@ pub async fn run(settings: Settings, run: Run) -> Result<Exit, Failure> {
         let _probe = probe::start(&told.vitals, node.log.clone());
         let _neighbours =
             reporter.bucket().map(|bucket| neighbours::start(&told.vitals, bucket, node.name.clone()));
+        let _collecting = reporter.bucket().and_then(|bucket| {
+            gc::timer::start(run.collect, (node.log.clone(), node.blobs.clone(), bucket), &node.name)
+        });
         let service = Service::new(node, run.transfer.transfers, u64::from(run.place.trash_days));
         if let Some(bucket) = reporter.bucket() {
             api.reached(&service.beside().0, service.urgent(), bucket);

@@ -13,6 +13,7 @@ mod compare;
 mod doctor;
 mod facts;
 mod fetch;
+mod gc;
 mod history;
 pub mod hold;
 pub mod hooks;

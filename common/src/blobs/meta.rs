@@ -76,6 +76,20 @@ impl Entry {
     }
 }
 
+/// The meta message that says that a blob was taken away.
+pub(super) fn tombstone(bucket: &str, hash: ContentHash, nuid: &str) -> Bytes {
+    let meta = json!({
+        "name": hash.to_string(),
+        "bucket": bucket,
+        "nuid": nuid,
+        "size": 0,
+        "mtime": Timestamp::now(),
+        "chunks": 0,
+        "deleted": true,
+    });
+    meta.to_string().into()
+}
+
 /// The meta message of a blob that was uploaded now.
 pub(super) fn new_meta(
     bucket: &str,

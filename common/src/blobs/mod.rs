@@ -2,6 +2,7 @@
 //!
 //! Implementations pass [`contract`].
 
+mod collect;
 pub mod contract;
 mod lookups;
 mod meta;
@@ -9,6 +10,7 @@ mod nats;
 mod put;
 mod reader;
 
+pub use collect::{Listed, Listing, Orphan, Tombstone};
 pub use nats::{BlobOptions, NatsBlobs};
 pub use reader::NatsReader;
 

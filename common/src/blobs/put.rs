@@ -109,8 +109,28 @@ impl Bucket {
 
     pub(super) async fn put_again(&self, source: Source) -> Result<(ContentHash, u64), BlobError> {
         let (hash, ours) = self.upload(source).await?;
-        self.write_meta(hash, &ours, None).await?;
-        Ok((hash, ours.size))
+        let nuid = |entry: &Entry| entry.live().map(|meta| meta.nuid.clone());
+        let mut stands = self.look(hash).await?;
+        let replaced = nuid(&stands);
+        for _ in 0..RACES {
+            match self.write_meta(hash, &ours, Some(stands.sequence)).await? {
+                Ack::Stored { .. } => {
+                    if let Some(replaced) = replaced {
+                        self.take_back(&replaced).await;
+                    }
+                    return Ok((hash, ours.size));
+                }
+                Ack::WrongLast { last } => {
+                    stands = self.look_from(hash, last.unwrap_or(stands.sequence + 1)).await?;
+                }
+            }
+            // Another node has repaired it meanwhile; else it was marked as in use, or taken away.
+            if nuid(&stands).is_some_and(|now| replaced.as_ref() != Some(&now)) {
+                self.take_back(&ours.nuid).await;
+                return Ok((hash, ours.size));
+            }
+        }
+        Err(self.contested(hash))
     }
 
     /// All chunks of a source under a fresh NUID, all of them acknowledged.
@@ -242,7 +262,7 @@ impl Bucket {
         self.publish_meta(hash, meta, expected).await
     }
 
-    async fn publish_meta(
+    pub(super) async fn publish_meta(
         &self,
         hash: ContentHash,
         meta: Bytes,

@@ -11,6 +11,7 @@ use crate::{
     time::Timestamp,
 };
 use async_nats::{HeaderMap, header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE};
+use bytes::Bytes;
 use serde_json::json;
 
 /// Keys read at once.
@@ -23,6 +24,17 @@ const PAGE_BYTES: usize = 8 * 1024 * 1024;
 pub struct SeenRecord {
     /// What it says.
     pub record: NodeRecord,
+    /// The sequence under which it was written.
+    pub revision: u64,
+    /// When, by the broker's clock.
+    pub written: Timestamp,
+}
+
+/// A value of the mirror as the broker has it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Shared {
+    /// What it says.
+    pub payload: Bytes,
     /// The sequence under which it was written.
     pub revision: u64,
     /// When, by the broker's clock.
@@ -132,6 +144,32 @@ impl NodeBucket {
             .publish(&self.stream, &self.subject(node, "wanted"), HeaderMap::new(), payload.into())
             .await?;
         Ok(())
+    }
+
+    /// A value of the mirror rather than of a node: its key begins with `_`.
+    pub async fn shared(&self, key: &str) -> Result<Option<Shared>, BrokerError> {
+        let stored = self.wire.last_of(&self.stream, &format!("{}{key}", self.prefix)).await?;
+        Ok(stored.map(|stored| Shared {
+            payload: stored.payload,
+            revision: stored.sequence,
+            written: stored.time,
+        }))
+    }
+
+    /// Writes one over that of this revision (0: there is none). `None`: another writer was faster.
+    pub async fn put_shared(
+        &self,
+        key: &str,
+        payload: Vec<u8>,
+        over: u64,
+    ) -> Result<Option<u64>, BrokerError> {
+        let mut headers = HeaderMap::new();
+        headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, over.to_string().as_str());
+        let subject = format!("{}{key}", self.prefix);
+        match self.wire.publish(&self.stream, &subject, headers, payload.into()).await? {
+            Ack::Stored { sequence, .. } => Ok(Some(sequence)),
+            Ack::WrongLast { .. } => Ok(None),
+        }
     }
 
     /// Takes away everything that is kept of a node.

@@ -7,7 +7,7 @@ mod claim;
 mod reporter;
 mod survey;
 
-pub use bucket::{NodeBucket, SeenRecord};
+pub use bucket::{NodeBucket, SeenRecord, Shared};
 pub use claim::{Claim, ClaimError, instance_of};
 pub use reporter::{Identity, Progress, ReportError, Reporter};
 pub use survey::{Comparison, Survey, compare, is_down, is_settled};

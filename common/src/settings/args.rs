@@ -123,6 +123,25 @@ pub struct PlaceArgs {
     pub min_free: Option<String>,
 }
 
+/// The flags of how long the blob store keeps what it has.
+#[derive(clap::Args, Clone, Default, Debug)]
+pub struct RetentionArgs {
+    /// What the blob store keeps of what the log names: all; applied: what not every node has yet; or the latter for at least so long, as 30d [default: all]
+    #[arg(long, value_name = "all|applied|DURATION")]
+    pub blob_retention: Option<String>,
+}
+
+/// The flags of the timer that collects blobs.
+#[derive(clap::Args, Clone, Default, Debug)]
+pub struct CollectArgs {
+    /// Collect blobs that nothing needs this often, one node for all; off: only `replicator gc` does [default: 1d]
+    #[arg(long, value_name = "DURATION|off")]
+    pub gc_every: Option<String>,
+    /// What is kept
+    #[command(flatten)]
+    pub retention: RetentionArgs,
+}
+
 /// The flags of who is told of changes.
 #[derive(clap::Args, Clone, Default, Debug)]
 pub struct HookArgs {

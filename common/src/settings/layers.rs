@@ -11,12 +11,14 @@ use std::{
 };
 
 /// Every setting: the flag `--<name>`, the variable `MEDIAMIRROR_<NAME>`, the key in the file, and the nats CLI's variable.
-const KEYS: [(&str, Option<&str>); 33] = [
+const KEYS: [(&str, Option<&str>); 35] = [
+    ("blob-retention", None),
     ("config", None),
     ("context", Some("NATS_CONTEXT")),
     ("creds", Some("NATS_CREDS")),
     ("download-limit", None),
     ("durable-blobs", None),
+    ("gc-every", None),
     ("history", None),
     ("http", None),
     ("http-token-file", None),

@@ -10,10 +10,12 @@ mod http;
 mod layers;
 mod min_free;
 mod nats;
+mod retention;
 mod units;
 
 pub use args::{
-    CommonArgs, DownloadArgs, HookArgs, PlaceArgs, ReceiveArgs, ScrubArgs, UploadArgs, WatchArgs,
+    CollectArgs, CommonArgs, DownloadArgs, HookArgs, PlaceArgs, ReceiveArgs, RetentionArgs, ScrubArgs,
+    UploadArgs, WatchArgs,
 };
 pub use error::SettingsError;
 pub use hook::HookSettings;
@@ -21,6 +23,7 @@ pub use http::{HealthArgs, HttpSettings, Listen, NotifySettings, ReadArgs, Recei
 pub use layers::{Environment, Layers, Level, Origin};
 pub use min_free::{InvalidMinFree, MinFree};
 pub use nats::{Auth, NatsSettings, Secret, Server, Tls};
+pub use retention::{CollectSettings, Retention};
 pub use units::{InvalidDuration, InvalidSize, Size, parse_duration};
 
 use crate::{

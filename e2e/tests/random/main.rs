@@ -4,6 +4,7 @@
 //! A failure prints the seed and the command that plays it again. `deploy/soak.sh` plays one seed after the other.
 #![allow(clippy::unwrap_used)]
 
+mod collector;
 mod contents;
 mod faults;
 mod model;

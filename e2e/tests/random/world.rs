@@ -1,6 +1,7 @@
 //! One play: users, faults, and agreement in between.
 
 use crate::{
+    collector::Collector,
     contents::{Contents, Id},
     faults::{Faults, pause},
     keep_at,
@@ -41,6 +42,7 @@ pub struct World {
     pub rng: SmallRng,
     pub model: Model,
     pub reader: Reader,
+    collector: Option<Collector>,
     /// Between each node and the broker.
     pub links: Vec<Proxy>,
     pub contents: Contents,
@@ -77,12 +79,14 @@ impl World {
             node.start_both();
         }
         mirror.wait_ready();
+        let url = mirror.broker.url();
         let roots = mirror.nodes.iter().map(|node| (node.name.clone(), node.root.clone())).collect();
         Self {
             mirror,
             rng: SmallRng::seed_from_u64(seed),
             model: Model::default(),
             reader: Reader::start(roots),
+            collector: Some(Collector::start(url, !seed.is_multiple_of(2))),
             links,
             contents: Contents::default(),
             moved: Vec::new(),
@@ -113,7 +117,10 @@ impl World {
         self.agree();
         self.nothing_changes_after_a_restart();
         let read = std::mem::replace(&mut self.reader, Reader::start(Vec::new())).end();
-        format!("{} events, {} files read, faults: {}", self.mirror.log().len(), read, faults.told())
+        let collected = self.collector.as_ref().map_or(0, Collector::gone);
+        self.collector.take().into_iter().for_each(Collector::end);
+        let events = self.mirror.log().len();
+        format!("{events} events, {read} files read, {collected} blobs collected, faults: {}", faults.told())
     }
 
     /// Remembers what happens, for whoever looks at a failure.

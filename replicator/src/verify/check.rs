@@ -56,6 +56,8 @@ pub struct Checker<L, B> {
     pub rules: IgnoreRules,
     /// Read the blobs, rather than ask whether they are there.
     pub read_blobs: bool,
+    /// The store keeps only what is on its way: what it has not got is on the nodes.
+    pub in_transit: bool,
     pub bar: Bar,
 }
 
@@ -98,6 +100,7 @@ impl<L: EventLog, B: BlobStore> Checker<L, B> {
             found.push(match content {
                 None => Blob::Whole,
                 Some((content, size)) => match there.next().unwrap_or(false) {
+                    false if self.in_transit => Blob::Whole,
                     false => Blob::Missing,
                     true if self.read_blobs && !self.is_whole(content, size).await? => Blob::Damaged,
                     true => Blob::Whole,

@@ -6,6 +6,7 @@ pub mod cluster;
 pub mod facts;
 mod pass;
 
+use crate::gc::Lease;
 use check::{BATCH, CheckError, Checker, Differing};
 use common::{
     bar::{self, Bar},
@@ -14,7 +15,7 @@ use common::{
     exit::{Exit, Failure, Fault},
     index::{Index, Tx},
     log::{EventLog, JetStreamLog},
-    nodes::Role,
+    nodes::{NodeBucket, Role},
     path::MediaPath,
     root::{IgnoreRules, Root, known_root},
     settings::{Settings, WatchSettings},
@@ -89,9 +90,11 @@ async fn checker(
 ) -> Result<Checker<JetStreamLog, NatsBlobs>, Failure> {
     let log = JetStreamLog::attach(broker.client().clone(), &settings.mirror).await?;
     let blobs = NatsBlobs::attach(broker.client().clone(), &settings.mirror).await?;
+    let nodes = NodeBucket::attach(broker.client().clone(), &settings.mirror).await?;
+    let in_transit = Lease::in_transit(&nodes).await?;
     let style = bar::style("{bar:24} {bytes}/{total_bytes}  {bytes_per_sec}  {eta} left  {msg} files");
     let bar = Bar::show("verifying", index.node()?.bytes, style);
-    Ok(Checker { root, index, log, blobs, rules, read_blobs, bar })
+    Ok(Checker { root, index, log, blobs, rules, read_blobs, in_transit, bar })
 }
 
 async fn verify(

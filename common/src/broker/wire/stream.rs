@@ -48,6 +48,19 @@ pub struct Contents {
     pub consumer_count: u64,
 }
 
+#[derive(Deserialize)]
+struct Subjects {
+    /// Missing where all of them fit into one answer.
+    #[serde(default)]
+    total: u64,
+    state: SubjectsState,
+}
+
+#[derive(Deserialize)]
+struct SubjectsState {
+    subjects: Option<std::collections::BTreeMap<String, u64>>,
+}
+
 impl Wire {
     /// What the server says of this stream. `Absent` when it is not there.
     pub async fn stream_info(&self, stream: &str) -> Result<StreamInfo, BrokerError> {
@@ -96,6 +109,29 @@ impl Wire {
                 "direct get is off; switch it on: `nats stream edit {stream} --allow-direct`"
             )));
         }
+        Ok(())
+    }
+
+    /// Subjects below a filter that have messages, from the `offset`th on, and how many there are in all. The server lists them anew for each call: for commands.
+    pub async fn subjects(
+        &self,
+        stream: &str,
+        filter: &str,
+        offset: u64,
+    ) -> Result<(Vec<String>, u64), BrokerError> {
+        let body = json!({ "subjects_filter": filter, "offset": offset });
+        let info: Subjects =
+            self.api(("listing the subjects of", stream), &format!("STREAM.INFO.{stream}"), &body).await?;
+        let listed: Vec<String> = info.state.subjects.unwrap_or_default().into_keys().collect();
+        let total = info.total.max(offset + listed.len() as u64);
+        Ok((listed, total))
+    }
+
+    /// Deletes the messages of a subject that stand below a sequence.
+    pub async fn purge_below(&self, stream: &str, subject: &str, sequence: u64) -> Result<(), BrokerError> {
+        let body = json!({ "filter": subject, "seq": sequence });
+        let _: serde_json::Value =
+            self.api(("purging", subject), &format!("STREAM.PURGE.{stream}"), &body).await?;
         Ok(())
     }
 

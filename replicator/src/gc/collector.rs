@@ -1,0 +1,218 @@
+//! One collection: list, read the log, take away.
+
+use super::{
+    lease::Lease,
+    plan::{Fate, Nodes, Refusal, Terms, too_many},
+};
+use common::{
+    blobs::{BlobError, Listed, NatsBlobs, Orphan, Tombstone},
+    broker::BrokerError,
+    event::{StreamCreated, Version},
+    hash::ContentHash,
+    log::{EventLog, JetStreamLog},
+    nodes::NodeBucket,
+    settings::Retention,
+    time::Timestamp,
+};
+use futures_util::{StreamExt, TryStreamExt, stream};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
+
+/// Blobs that the log is asked about in one reading: some 20 MB.
+const CANDIDATES: usize = 50_000;
+/// Events read at once.
+const PAGE: usize = 500;
+/// Blobs taken away at once.
+const AT_ONCE: usize = 16;
+/// Between two looks whether the lease still holds.
+const STEP: usize = 500;
+
+/// Why a collection did not come to its end. What was taken away is gone, and nothing that is needed is among it.
+#[derive(Debug, thiserror::Error)]
+pub enum GcError {
+    #[error(transparent)]
+    Broker(#[from] BrokerError),
+    #[error(transparent)]
+    Blob(#[from] BlobError),
+    #[error("the log became another one while it was read")]
+    AnotherLog,
+    #[error("another process has taken over, since this one stood still for a minute")]
+    LeaseLost,
+}
+
+/// What is to be taken away.
+#[derive(Default)]
+pub struct Plan {
+    /// Blobs in the store.
+    pub blobs: u64,
+    /// Those without a name in the log.
+    pub unnamed: Vec<Listed>,
+    /// Those that the nodes have.
+    pub applied: Vec<Listed>,
+    /// Chunks of no blob.
+    pub orphans: Vec<Orphan>,
+    tombstones: Vec<Tombstone>,
+    refusals: Vec<Refusal>,
+}
+
+impl Plan {
+    /// Why an operator has to agree first.
+    pub fn refusal(&self) -> Option<&Refusal> {
+        let something = self.unnamed.len() + self.applied.len() + self.orphans.len() > 0;
+        self.refusals.first().filter(|_| something)
+    }
+
+    /// Bytes of its blobs.
+    pub fn bytes(&self) -> u64 {
+        self.unnamed.iter().chain(&self.applied).map(|listed| listed.size).sum()
+    }
+}
+
+/// What was taken away.
+#[derive(Default, Debug)]
+pub struct Done {
+    pub blobs: u64,
+    pub bytes: u64,
+    /// Marked as in use since the plan was made.
+    pub kept: u64,
+    pub orphans: u64,
+}
+
+pub struct Collector {
+    pub log: JetStreamLog,
+    pub blobs: NatsBlobs,
+    pub nodes: NodeBucket,
+    pub retention: Retention,
+    pub grace: Duration,
+}
+
+impl Collector {
+    /// What there is to do. Reads the names of all blobs once, and the log once for each 50,000 that are old enough.
+    pub async fn plan(&self, lease: Option<&mut Lease>) -> Result<Plan, GcError> {
+        let (log, now) = (self.log.state().await?, self.nodes.now().await?);
+        let nodes = Nodes::of(self.nodes.all().await?, &log, now);
+        let wanted: HashSet<ContentHash> = self.nodes.all_wanted().await?.into_iter().collect();
+        let terms = Terms { retention: self.retention, grace: self.grace, nodes: &nodes };
+        let (mut plan, mut large, mut from, mut lease) = (Plan::default(), HashSet::new(), Some(1), lease);
+        while let Some(first) = from {
+            let mut candidates = HashMap::new();
+            from = self.candidates(first, (&terms, now), &mut plan, &mut large, &mut candidates).await?;
+            let named = self.named(&candidates, &log.created, lease.as_deref_mut()).await?;
+            for (hash, listed) in candidates {
+                let (age, named) = (now.seconds_since(listed.used), named.get(&hash).copied());
+                match terms.fate(age, named, wanted.contains(&hash)) {
+                    Fate::Keep => {}
+                    Fate::Unnamed => plan.unnamed.push(listed),
+                    Fate::Applied => plan.applied.push(listed),
+                }
+            }
+        }
+        let before = Timestamp::from_nanos(now.nanos() - self.grace.as_nanos() as i128);
+        plan.tombstones.retain(|tombstone| tombstone.since < before);
+        plan.orphans = self.blobs.orphans(&large, before).await?;
+        plan.refusals.extend(nodes.trust());
+        plan.refusals.extend(too_many(plan.unnamed.len() as u64, plan.blobs));
+        Ok(plan)
+    }
+
+    /// Lists on until there are enough of them. Returns where the next list begins.
+    async fn candidates(
+        &self,
+        first: u64,
+        (terms, now): (&Terms<'_>, Timestamp),
+        plan: &mut Plan,
+        large: &mut HashSet<String>,
+        candidates: &mut HashMap<ContentHash, Listed>,
+    ) -> Result<Option<u64>, GcError> {
+        let mut from = Some(first);
+        while let Some(at) = from.filter(|_| candidates.len() < CANDIDATES) {
+            let page = self.blobs.list(at).await?;
+            plan.tombstones.extend(page.tombstones);
+            for listed in page.blobs {
+                plan.blobs += 1;
+                large.extend(listed.chunks_name().map(str::to_owned));
+                if terms.is_candidate(now.seconds_since(listed.used)) {
+                    candidates.insert(listed.hash, listed);
+                }
+            }
+            from = page.next;
+        }
+        Ok(from)
+    }
+
+    /// The newest event that names each of these. All of the log is read: after they were listed, so that what was published since either is seen here or has marked
+    /// the blob.
+    async fn named(
+        &self,
+        candidates: &HashMap<ContentHash, Listed>,
+        created: &StreamCreated,
+        mut lease: Option<&mut Lease>,
+    ) -> Result<HashMap<ContentHash, Version>, GcError> {
+        let mut named = HashMap::new();
+        let log = self.log.state().await?;
+        let mut from = Version::ZERO.next();
+        while !candidates.is_empty() && from <= log.last {
+            let page = self.log.read(from, PAGE).await?;
+            let Some(last) = page.last() else { break };
+            from = last.version.next();
+            for logged in page {
+                let hash = match &logged.event {
+                    Ok(event) => Some(event.sha256),
+                    // What a newer build has published may name a blob all the same.
+                    Err(_) => hash_of(&logged.payload),
+                };
+                if let Some(hash) = hash.filter(|hash| candidates.contains_key(hash)) {
+                    named.insert(hash, logged.version);
+                }
+            }
+            keep(lease.as_deref_mut()).await?;
+        }
+        if self.log.state().await?.created != *created {
+            return Err(GcError::AnotherLog);
+        }
+        Ok(named)
+    }
+
+    /// Takes it away.
+    pub async fn carry_out(&self, plan: Plan, mut lease: Lease) -> Result<Done, GcError> {
+        let mut done = Done::default();
+        let listed: Vec<Listed> = plan.unnamed.into_iter().chain(plan.applied).collect();
+        for some in listed.chunks(STEP) {
+            keep(Some(&mut lease)).await?;
+            let taking = some.iter().cloned().map(|listed| {
+                let blobs = self.blobs.clone();
+                async move { Ok::<_, GcError>((blobs.take_away(&listed).await?, listed.size)) }
+            });
+            let taken: Vec<(bool, u64)> =
+                stream::iter(taking).buffer_unordered(AT_ONCE).try_collect().await?;
+            for (gone, size) in taken {
+                match gone {
+                    true => (done.blobs, done.bytes) = (done.blobs + 1, done.bytes + size),
+                    false => done.kept += 1,
+                }
+            }
+        }
+        for orphan in &plan.orphans {
+            keep(Some(&mut lease)).await?;
+            done.orphans += u64::from(self.blobs.take_orphan_away(orphan).await?);
+        }
+        for tombstone in &plan.tombstones {
+            keep(Some(&mut lease)).await?;
+            self.blobs.drop_tombstone(tombstone).await?;
+        }
+        lease.finish().await?;
+        Ok(done)
+    }
+}
+
+async fn keep(lease: Option<&mut Lease>) -> Result<(), GcError> {
+    let Some(lease) = lease else { return Ok(()) };
+    if lease.renew().await? { Ok(()) } else { Err(GcError::LeaseLost) }
+}
+
+fn hash_of(payload: &[u8]) -> Option<ContentHash> {
+    let payload: serde_json::Value = serde_json::from_slice(payload).ok()?;
+    payload["sha256"].as_str()?.parse().ok()
+}
