@@ -133,11 +133,15 @@ pub async fn apply<L: EventLog, B: BlobStore>(
     Err(ApplyError::Changing)
 }
 
-/// Waits while the watcher of this node has the content as an upload, which it is about to place: it would be fetched for nothing. False: it has not.
+/// Waits while the watcher of this node has the content as an upload, which it is about to place: it would be fetched for nothing. False: it has not. Only an event
+/// that names this node is looked at, since a look lists all temp files.
 async fn uploaded_here<L: EventLog, B: BlobStore>(
     node: &Node<L, B>,
     event: &Event,
 ) -> Result<bool, ApplyError> {
+    if event.node != node.name {
+        return Ok(false);
+    }
     let (began, upload) = (Instant::now(), format!("{UPLOAD}{}.", event.sha256));
     let mut waited = false;
     // One that was left behind by a crash costs this once.
