@@ -106,7 +106,7 @@ export MEDIAMIRROR_NATS_SERVER=$current
 tested cargo test --release --workspace --no-fail-fast -- "${skip[@]}"
 
 step "end to end, $("$oldest" --version)"
-MEDIAMIRROR_NATS_SERVER=$oldest tested cargo test --release --workspace --test mirror --test observe --
+MEDIAMIRROR_NATS_SERVER=$oldest tested cargo test --release --workspace --test mirror --test observe --test stores --
 
 if [[ $(id -u) == 0 ]]; then
   step "what depends on permissions, as an ordinary user"

@@ -7,7 +7,13 @@ use async_nats::jetstream::{
     stream,
 };
 use bytes::Bytes;
-use common::{event::Event, names::MirrorName, subject::Subjects};
+use common::{
+    blobs::{BlobStore, NatsBlobs, Source},
+    event::Event,
+    hash::ContentHash,
+    names::MirrorName,
+    subject::Subjects,
+};
 use futures_util::{StreamExt, TryStreamExt};
 use std::{
     collections::BTreeMap,
@@ -17,7 +23,11 @@ use std::{
     },
     time::Duration,
 };
-use tokio::{runtime::Runtime, task::JoinHandle};
+use tokio::{
+    runtime::Runtime,
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+};
 
 /// The log's stream.
 const LOG: &str = "MIRROR_MEDIA";
@@ -199,6 +209,25 @@ impl Nats {
                 stream.info_with_subjects(format!("{CHUNKS}>")).await.expect("the bucket's subjects");
             listed.map(|subject| subject.map(|(subject, _)| subject)).try_collect().await.expect("subjects")
         })
+    }
+
+    /// Stores bytes as a blob of whatever name.
+    pub fn store_under(&self, name: ContentHash, bytes: &[u8]) {
+        let mirror = "media".parse().expect("a name");
+        self.runtime.block_on(async {
+            let blobs = NatsBlobs::attach(self.client.clone(), &mirror).await.expect("a bucket");
+            let (chunks, source) = mpsc::channel(1);
+            let (hash, named) = oneshot::channel();
+            let feed = async {
+                for chunk in bytes.chunks(blobs.chunk_size()) {
+                    chunks.send(Ok(Bytes::copy_from_slice(chunk))).await.expect("room");
+                }
+                drop(chunks);
+                hash.send(name).expect("somebody who waits for it");
+            };
+            let stored = blobs.put_stream(Source { chunks: source, hash: named });
+            tokio::join!(feed, stored).1.expect("stored");
+        });
     }
 
     /// Takes every blob out of the bucket, as if it had been lost.

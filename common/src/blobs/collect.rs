@@ -16,9 +16,9 @@ use crate::{
 use base64::{Engine, prelude::BASE64_URL_SAFE};
 use std::collections::HashSet;
 
-/// Names read at once, some 400 KB.
-const PAGE: usize = 1000;
-const PAGE_BYTES: usize = 4 << 20;
+/// Names read at once: many, since the server counts all that are left for each page.
+const PAGE: usize = 10_000;
+const PAGE_BYTES: usize = 8 << 20;
 /// Names looked up at once.
 const LOOKED_UP: usize = 500;
 
@@ -31,6 +31,8 @@ pub struct Listed {
     pub size: u64,
     /// When it was stored, or last marked as in use, by the broker's clock.
     pub used: Timestamp,
+    /// Of how many messages it consists besides its name.
+    pub chunks: u64,
     sequence: u64,
     nuid: String,
 }
@@ -88,13 +90,18 @@ impl NatsBlobs {
             let (sequence, used, subject) = (stored.sequence, stored.time, stored.subject.clone());
             match Entry::of(Some(stored)).live() {
                 Some(meta) => {
-                    let nuid = meta.nuid.clone();
-                    listing.blobs.push(Listed { hash, size: meta.size, used, sequence, nuid });
+                    let (nuid, chunks) = (meta.nuid.clone(), meta.chunks);
+                    listing.blobs.push(Listed { hash, size: meta.size, used, chunks, sequence, nuid });
                 }
                 None => listing.tombstones.push(Tombstone { since: used, subject, sequence }),
             }
         }
         Ok(listing)
+    }
+
+    /// How many messages the bucket has: those of its blobs, what is left of others, and chunks of no blob.
+    pub async fn messages(&self) -> Result<u64, BlobError> {
+        Ok(self.0.wire.stream_info(&self.0.stream).await?.state.messages)
     }
 
     /// Takes a blob away. False: it was marked as in use since it was listed, and stays.
@@ -110,7 +117,7 @@ impl NatsBlobs {
     }
 
     /// Chunks whose newest was stored before `before`, and which neither a blob of `large` has ([`Listed::chunks_name`] of all blobs there are) nor one whose
-    /// hash is their name. The names of all chunks are in memory by turns, 100,000 at once.
+    /// hash is their name. The names of all chunks are in memory by turns, 100,000 at once, and the server lists them all for each turn.
     pub async fn orphans(
         &self,
         large: &HashSet<String>,

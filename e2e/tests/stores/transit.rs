@@ -1,6 +1,8 @@
 //! `--blob-retention applied`: the store holds what is on its way, and the nodes hold the files.
 
-use e2e::{LONG, Mirror, Node, Role, SOON, content, wait_until, write};
+use common::hash::ContentHash;
+use e2e::{Http, LONG, Mirror, Node, Role, SOON, content, wait_until, write};
+use std::fs;
 
 /// Nodes that collect all the time.
 fn in_transit(names: &[&str]) -> Mirror {
@@ -39,6 +41,41 @@ fn the_store_is_empty_when_all_have_all_and_a_node_that_comes_later_gets_it_from
         let log = node.process(Role::Replicator).log();
         assert!(!log.contains("\"ERROR\""), "{log}");
     }
+}
+
+#[test]
+fn wrong_bytes_that_were_stored_on_request_are_refused_and_asked_for_again() {
+    let mut mirror = in_transit(&["a", "b"]);
+    let (small, large) = (content("small", 3_000), content("large", 900_000));
+    for (path, bytes) in [("small", &small), ("large", &large)] {
+        write(&mirror.nodes[0].path(path), bytes);
+    }
+    mirror.wait_agreed(SOON);
+    wait_until(LONG, "the store to be empty", || mirror.nats().chunks().is_empty());
+    // Nobody answers but somebody who has something else.
+    for node in &mut mirror.nodes {
+        node.stop(Role::Watcher);
+    }
+    let name = mirror.add_node("c");
+    let http = Http::start(&mut mirror.nodes[name], Role::Replicator, &[]);
+    let hashes = [&small, &large].map(|bytes| ContentHash::of(bytes));
+    wait_until(SOON, "both to be wanted", || {
+        let wanted = mirror.nats().wanted("c");
+        hashes.iter().all(|hash| wanted.contains(&hash.to_string()))
+    });
+    mirror.nats().store_under(hashes[0], &content("wrong", 3_000));
+    mirror.nats().store_under(hashes[1], &content("wrong", 900_000));
+    wait_until(LONG, "the wrong bytes to be noticed", || {
+        let failures = http.metrics().0;
+        failures.iter().any(|(name, count)| name.contains("wrong_content") && *count >= 2.0)
+    });
+    assert!(!mirror.nodes[name].path("small").exists() && !mirror.nodes[name].path("large").exists());
+    mirror.nodes[0].start(Role::Watcher);
+    wait_until(LONG, "the right ones", || {
+        mirror.nodes[name].path("small").exists() && mirror.nodes[name].path("large").exists()
+    });
+    assert_eq!(fs::read(mirror.nodes[name].path("small")).unwrap(), small);
+    assert_eq!(fs::read(mirror.nodes[name].path("large")).unwrap(), large);
 }
 
 #[test]

@@ -54,6 +54,8 @@ pub struct Plan {
     /// Chunks of no blob.
     pub orphans: Vec<Orphan>,
     tombstones: Vec<Tombstone>,
+    /// Messages of the bucket that belong to something.
+    messages: u64,
     refusals: Vec<Refusal>,
 }
 
@@ -111,7 +113,10 @@ impl Collector {
         }
         let before = Timestamp::from_nanos(now.nanos() - self.grace.as_nanos() as i128);
         plan.tombstones.retain(|tombstone| tombstone.since < before);
-        plan.orphans = self.blobs.orphans(&large, before).await?;
+        // Listing all chunks is work for the broker: where each message belongs to a blob there is nothing to find.
+        if self.blobs.messages().await? > plan.messages {
+            plan.orphans = self.blobs.orphans(&large, before).await?;
+        }
         plan.refusals.extend(nodes.trust());
         plan.refusals.extend(too_many(plan.unnamed.len() as u64, plan.blobs));
         Ok(plan)
@@ -129,9 +134,11 @@ impl Collector {
         let mut from = Some(first);
         while let Some(at) = from.filter(|_| candidates.len() < CANDIDATES) {
             let page = self.blobs.list(at).await?;
+            plan.messages += (page.blobs.len() + page.tombstones.len()) as u64;
             plan.tombstones.extend(page.tombstones);
             for listed in page.blobs {
                 plan.blobs += 1;
+                plan.messages += listed.chunks;
                 large.extend(listed.chunks_name().map(str::to_owned));
                 if terms.is_candidate(now.seconds_since(listed.used)) {
                     candidates.insert(listed.hash, listed);
