@@ -1,9 +1,10 @@
 //! What the user typed, and which command it is.
 
 use crate::{
-    commands, doctor, gc, history, history::Which, log_command, nodes, parked, replay, restore, verify, wait,
+    commands, config, doctor, gc, history, history::Which, log_command, nodes, parked, replay, restore,
+    verify, wait,
 };
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use common::{
     event::Version,
     exit::{Exit, Failure},
@@ -175,6 +176,29 @@ enum Command {
         #[command(flatten)]
         retention: RetentionArgs,
     },
+    /// Print each setting of both programs, and where it came from. Takes the flags of `run`
+    Config {
+        /// One JSON object a line
+        #[arg(long)]
+        json: bool,
+        /// Print a configuration file with every key, commented out, instead
+        #[arg(long, conflicts_with = "json")]
+        example: bool,
+        #[command(flatten)]
+        transfer: DownloadArgs,
+        #[command(flatten)]
+        place: PlaceArgs,
+        #[command(flatten)]
+        scrub: ScrubArgs,
+        #[command(flatten)]
+        health: HealthArgs,
+        #[command(flatten)]
+        read: ReadArgs,
+        #[command(flatten)]
+        hook: HookArgs,
+        #[command(flatten)]
+        collect: CollectArgs,
+    },
     /// Check this machine and the broker, and say what to change; 0: nothing is wrong, 1: something is. Takes the flags of `run`, and changes nothing
     Doctor {
         /// Where the web shows the root: nothing of .mirror may be served below it
@@ -239,17 +263,29 @@ pub enum NodeAction {
     },
 }
 
+/// What can be typed, for man pages and completions.
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
 /// Runs the program.
 pub fn run() -> Result<Exit, Failure> {
-    let cli = Cli::parse();
+    let typed = Cli::command().get_matches();
+    let cli = Cli::from_arg_matches(&typed).unwrap_or_else(|error| error.exit());
     let layers = cli.common.layers(Environment::of_process())?;
     let settings = cli.common.resolve(&layers)?;
     logging::init(&settings.log)?;
     let runtime = runtime().map_err(|error| Failure::new(Exit::Failed, error))?;
-    runtime.block_on(dispatch(cli.command, settings, layers))
+    let typed = typed.subcommand().map(|(_, typed)| typed.clone()).unwrap_or_default();
+    runtime.block_on(dispatch(cli.command, settings, layers, typed))
 }
 
-async fn dispatch(command: Command, settings: Settings, layers: Layers) -> Result<Exit, Failure> {
+async fn dispatch(
+    command: Command,
+    settings: Settings,
+    layers: Layers,
+    typed: ArgMatches,
+) -> Result<Exit, Failure> {
     match command {
         Command::Run { transfer, place, scrub, health, read, hook, collect } => {
             let run = commands::Run {
@@ -304,6 +340,21 @@ async fn dispatch(command: Command, settings: Settings, layers: Layers) -> Resul
             let (transfer, place) = (transfer.resolve(&layers)?, place.resolve(&layers)?);
             let watch = watch.resolve(&layers)?;
             doctor::run(&settings, doctor::Wanted { transfer, place, watch, public_url, json }).await
+        }
+        Command::Config { example: true, .. } => {
+            print!("{}", common::settings::example());
+            Ok(Exit::Done)
+        }
+        Command::Config { example: false, json, transfer, place, scrub, health, read, hook, collect } => {
+            // What `run` would refuse is refused here.
+            transfer.resolve(&layers)?;
+            place.resolve(&layers)?;
+            scrub.resolve(&layers)?;
+            health.resolve(&layers)?;
+            read.resolve(&layers)?;
+            hook.resolve(&layers)?;
+            collect.resolve(&layers)?;
+            Ok(config::run(&layers, &typed, json))
         }
         Command::Gc { dry_run, yes, grace, json, retention } => {
             let retention = retention.resolve(&layers)?;

@@ -10,6 +10,7 @@ pub mod check;
 pub mod cli;
 mod commands;
 mod compare;
+mod config;
 mod doctor;
 mod facts;
 mod fetch;

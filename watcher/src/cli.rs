@@ -1,7 +1,7 @@
 //! What the user typed, and which command it is.
 
 use crate::{commands, dry_run};
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use common::{
     exit::{Exit, Failure},
     logging,
@@ -68,6 +68,11 @@ enum Command {
 enum Prefer {
     /// The one with the later mtime, if that is not ahead of the broker's clock
     Newest,
+}
+
+/// What can be typed, for man pages and completions.
+pub fn command() -> clap::Command {
+    Cli::command()
 }
 
 /// Runs the program.

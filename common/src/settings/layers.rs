@@ -11,7 +11,7 @@ use std::{
 };
 
 /// Every setting: the flag `--<name>`, the variable `MEDIAMIRROR_<NAME>`, the key in the file, and the nats CLI's variable.
-const KEYS: [(&str, Option<&str>); 35] = [
+pub(super) const KEYS: [(&str, Option<&str>); 35] = [
     ("blob-retention", None),
     ("config", None),
     ("context", Some("NATS_CONTEXT")),

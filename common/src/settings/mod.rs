@@ -11,6 +11,7 @@ mod layers;
 mod min_free;
 mod nats;
 mod retention;
+mod told;
 mod units;
 
 pub use args::{
@@ -24,6 +25,7 @@ pub use layers::{Environment, Layers, Level, Origin};
 pub use min_free::{InvalidMinFree, MinFree};
 pub use nats::{Auth, NatsSettings, Secret, Server, Tls};
 pub use retention::{CollectSettings, Retention};
+pub use told::{Told, example};
 pub use units::{InvalidDuration, InvalidSize, Size, parse_duration};
 
 use crate::{

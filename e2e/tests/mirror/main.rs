@@ -21,6 +21,7 @@ mod readme;
 mod refusals;
 mod rules;
 mod safety;
+mod settings;
 mod start;
 mod uploads;
 mod users;
