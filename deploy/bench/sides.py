@@ -13,6 +13,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from meter import Meter, Usage
+from nats.js.errors import APIError
 
 READY = 60
 
@@ -326,7 +327,11 @@ class NatsObject(ByHand):
         return Usage(self.spent.cpu_s + broker.cpu_s, broker.peak_mib)
 
     def carry_all(self, files):
-        asyncio.run(self.put_and_get([file for file in files if file not in self.sent]))
+        try:
+            asyncio.run(self.put_and_get([file for file in files if file not in self.sent]))
+        except APIError as error:
+            # Its get leaves a consumer for each object, of which a server allows some thousand.
+            raise TimeoutError(f"the client gave up: {error}") from error
         self.sent.update(files)
 
     async def put_and_get(self, files):
