@@ -85,6 +85,12 @@ impl RateLimit {
         Self { of: Some((hurried.clone(), content)), ..self.clone() }
     }
 
+    /// So many bytes may pass in so many seconds; all that there are, where there is no limit.
+    pub fn in_seconds(&self, seconds: usize) -> usize {
+        let second = |limited: &Arc<Limited>| (limited.burst.get() as usize).saturating_mul(4);
+        self.limit.as_ref().map_or(usize::MAX, |limited| second(limited).saturating_mul(seconds))
+    }
+
     /// Bytes that were let through, by all clones together.
     pub fn passed(&self) -> u64 {
         self.passed.load(Ordering::Relaxed)

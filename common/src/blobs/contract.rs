@@ -64,6 +64,7 @@ pub async fn suite<B: BlobStore, T: Tamper<B>>(make: impl AsyncFn() -> (B, T)) {
     spoilt_short_way(&store, &tamper).await;
     let (store, tamper) = make().await;
     resumed(&store, &tamper).await;
+    limited(&store).await;
     let (store, tamper) = make().await;
     foreign(&store, &tamper).await;
     let (store, tamper) = make().await;
@@ -336,6 +337,17 @@ async fn resumed<B: BlobStore, T: Tamper<B>>(store: &B, tamper: &T) {
     tamper.harm(hash, Harm::Delete).await;
     let error = store.get_from(hash, size, done, &mark, &limit).await.err().expect("a missing blob");
     assert!(matches!(error, BlobError::Missing(_)), "{error}");
+}
+
+/// Under a limit bytes come as they may pass, and not only when much of the blob may: nobody would know a slow reader from one that stands still.
+async fn limited<B: BlobStore>(store: &B) {
+    let content = bytes(8 * store.chunk_size(), 77);
+    let hash = put(store, &content).await;
+    let limit = RateLimit::new(Some(store.chunk_size() as u64));
+    let mut reader = store.get(hash, content.len() as u64, &limit).await.expect("get");
+    let first = soon("a chunk", reader.next()).await.expect("a chunk").expect("a first chunk");
+    let passed = limit.passed() as usize;
+    assert!(passed < content.len() / 2, "{passed} bytes had to pass before {} came", first.len());
 }
 
 async fn foreign<B: BlobStore, T: Tamper<B>>(store: &B, tamper: &T) {

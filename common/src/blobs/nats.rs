@@ -29,7 +29,7 @@ use serde_json::json;
 use std::sync::Arc;
 
 /// Chunks of this many bytes: a window of eight of them keeps the connection busy, and bounds the memory of a transfer to a few MiB.
-const CHUNK: usize = 256 * 1024;
+pub(super) const CHUNK: usize = 256 * 1024;
 /// Left of the server's `max_payload` for headers.
 const HEADROOM: usize = 4 * 1024;
 

@@ -1,6 +1,6 @@
 //! Reading the chunks of one blob in order, the next page on its way while one is used.
 
-use super::{BlobError, BlobReader, Mark, meta::Meta};
+use super::{BlobError, BlobReader, Mark, meta::Meta, nats::CHUNK};
 use crate::{
     broker::{
         BrokerError,
@@ -18,6 +18,8 @@ use tokio_util::task::AbortOnDropHandle;
 const PAGE: u64 = 8;
 /// The most bytes of a page: other clients may have stored larger chunks.
 const PAGE_BYTES: usize = 2 * 1024 * 1024;
+/// Under a limit, what passes in so many seconds is asked for at once; a chunk at least.
+const PAGE_SECONDS: usize = 2;
 
 /// Where a reader stands: what a [`Mark`] of this store says, as JSON.
 #[derive(Serialize, Deserialize, Clone, Debug)]
@@ -98,11 +100,13 @@ impl Chunks {
         let count = (coming + 1).min(PAGE) as usize;
         let (wire, stream, subject) = (self.wire.clone(), self.stream.clone(), self.subject.clone());
         let here: u64 = self.ready.iter().map(|chunk| chunk.payload.len() as u64).sum();
-        let bytes = usize::try_from(self.bytes.saturating_sub(here)).unwrap_or(PAGE_BYTES).min(PAGE_BYTES);
+        // A limit lets a page pass as a whole: something has to come every few seconds, or it looks like a standstill.
+        let most = (self.limit.in_seconds(PAGE_SECONDS) / CHUNK * CHUNK).clamp(CHUNK, PAGE_BYTES);
+        let bytes = usize::try_from(self.bytes.saturating_sub(here)).unwrap_or(most).min(most);
         let limit = self.limit.clone();
         let page = async move {
             limit.take(bytes).await;
-            wire.page(&stream, &subject, from, count, PAGE_BYTES).await
+            wire.page(&stream, &subject, from, count, most).await
         };
         self.page = Some(AbortOnDropHandle::new(tokio::spawn(page)));
     }

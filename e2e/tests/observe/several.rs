@@ -1,6 +1,6 @@
 //! Several things wrong at once, each on its own node: every place that an operator may look at tells the same.
 
-use e2e::{Http, LONG, Mirror, Role, SOON, content, wait_for, write};
+use e2e::{Http, LONG, Mirror, Role, SOON, content, wait_for, wait_until, write};
 use std::time::Duration;
 
 /// Unseen for 15 s, and looked at within 5 s more.
@@ -38,7 +38,11 @@ fn one_node_stopped_one_slow_one_well() {
     let samples = slow.metrics();
     assert_eq!((samples.of("mediamirror_lag_events"), samples.of("mediamirror_ready")), (2.0, 0.0));
     assert!(samples.of("mediamirror_lag_seconds") > 15.0, "{samples:?}");
-    assert_eq!(samples.of("mediamirror_nodes{state=\"down\"}"), 2.0);
+    wait_until(DOWN, "it to know of the node that is down", || {
+        slow.metrics().of("mediamirror_nodes{state=\"down\"}") == 2.0
+    });
+    // It is slow, and does not stand still.
+    assert!(!slow.ask("GET /readyz", &[]).reasons().iter().any(|reason| reason == "work_stalled"));
     let replicator = |status: &serde_json::Value, node: &str| {
         let nodes = status["nodes"].as_array().unwrap();
         nodes.iter().find(|seen| seen["node"] == node && seen["role"] == "replicator").unwrap().clone()
