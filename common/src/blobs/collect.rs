@@ -60,6 +60,8 @@ pub struct Listing {
     pub blobs: Vec<Listed>,
     /// What others were.
     pub tombstones: Vec<Tombstone>,
+    /// Names of the chunks of objects that are no blobs: somebody else's, and left alone.
+    pub foreign: Vec<String>,
     /// Where the next page begins; `None`: this was the last.
     pub next: Option<u64>,
 }
@@ -85,8 +87,10 @@ impl NatsBlobs {
             ..Listing::default()
         };
         for stored in page.messages {
-            // What is not named by a hash is none of ours.
-            let Some(hash) = name_of(&stored.subject) else { continue };
+            let Some(hash) = name_of(&stored.subject) else {
+                listing.foreign.extend(Entry::of(Some(stored)).live().map(|meta| meta.nuid.clone()));
+                continue;
+            };
             let (sequence, used, subject) = (stored.sequence, stored.time, stored.subject.clone());
             match Entry::of(Some(stored)).live() {
                 Some(meta) => {
@@ -116,8 +120,8 @@ impl NatsBlobs {
         Ok(bucket.wire.purge_below(&bucket.stream, &tombstone.subject, tombstone.sequence + 1).await?)
     }
 
-    /// Chunks whose newest was stored before `before`, and which neither a blob of `large` has ([`Listed::chunks_name`] of all blobs there are) nor one whose
-    /// hash is their name. The names of all chunks are in memory by turns, 100,000 at once, and the server lists them all for each turn.
+    /// Chunks whose newest was stored before `before`, and which neither one of `large` has ([`Listed::chunks_name`] of all blobs there are, and
+    /// [`Listing::foreign`]) nor a blob whose hash is their name. The names of all chunks are in memory by turns, 100,000 at once, and the server lists them all for each turn.
     pub async fn orphans(
         &self,
         large: &HashSet<String>,

@@ -89,9 +89,14 @@ fn chunks_of_broken_uploads_go_and_a_later_upload_is_whole() {
     for nuid in ["0123456789ABCDEFGHIJKL".to_owned(), named.to_string()] {
         (0..2).for_each(|_| mirror.nats().publish(&format!("{CHUNK}{nuid}"), b"something else"));
     }
+    // cat.jpg, in the letters of a subject: no blob, and none of ours.
+    mirror.nats().publish(&format!("{CHUNK}FOREIGN"), b"cat");
+    let meta = br#"{"name":"cat.jpg","bucket":"MIRROR_MEDIA_BLOBS","nuid":"FOREIGN","size":3,"chunks":1}"#;
+    mirror.nats().publish("$O.MIRROR_MEDIA_BLOBS.M.Y2F0LmpwZw==", meta);
     assert_eq!(gc(&mirror.nodes[0], &[]).1["orphans"], 0, "it may be an upload that goes on");
     assert_eq!(gc(&mirror.nodes[0], &["--grace", "0s"]).1["orphans"], 2);
-    assert_eq!(mirror.nats().chunks().len(), 12);
+    assert_eq!(mirror.nats().chunks().len(), 12 + 1);
+    assert!(mirror.nats().chunks().contains(&format!("{CHUNK}FOREIGN")), "an object of somebody else");
     put_without_path(http, b"what it should be");
     let answer = http.get(&format!("/api/v1/files/{named}"));
     assert_eq!((answer.status, answer.body.as_str()), (200, "what it should be"));

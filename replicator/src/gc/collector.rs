@@ -136,6 +136,7 @@ impl Collector {
             let page = self.blobs.list(at).await?;
             plan.messages += (page.blobs.len() + page.tombstones.len()) as u64;
             plan.tombstones.extend(page.tombstones);
+            large.extend(page.foreign);
             for listed in page.blobs {
                 plan.blobs += 1;
                 plan.messages += listed.chunks;
