@@ -14,7 +14,7 @@ use common::{
     path::MediaPath,
     settings::{
         CollectArgs, CommonArgs, DownloadArgs, Environment, HealthArgs, HookArgs, Layers, PlaceArgs,
-        ReadArgs, RetentionArgs, ScrubArgs, Settings, WatchArgs, parse_duration,
+        ReadArgs, RetentionArgs, ScrubArgs, Settings, SettingsError, WatchArgs, parse_duration,
     },
     startup::runtime,
     status,
@@ -44,24 +44,45 @@ pub struct Window {
     pub to_seq: Option<u64>,
 }
 
+/// The flags of `run`, for it and for the commands that look at them.
+#[derive(Args, Clone, Debug)]
+struct RunArgs {
+    #[command(flatten)]
+    transfer: DownloadArgs,
+    #[command(flatten)]
+    place: PlaceArgs,
+    #[command(flatten)]
+    scrub: ScrubArgs,
+    #[command(flatten)]
+    health: HealthArgs,
+    #[command(flatten)]
+    read: ReadArgs,
+    #[command(flatten)]
+    hook: HookArgs,
+    #[command(flatten)]
+    collect: CollectArgs,
+}
+
+impl RunArgs {
+    fn resolve(&self, layers: &Layers) -> Result<commands::Run, SettingsError> {
+        Ok(commands::Run {
+            transfer: self.transfer.resolve(layers)?,
+            place: self.place.resolve(layers)?,
+            scrub: self.scrub.resolve(layers)?,
+            max_lag: self.health.resolve(layers)?,
+            miss_wait: self.read.resolve(layers)?,
+            hook: self.hook.resolve(layers)?,
+            collect: self.collect.resolve(layers)?,
+        })
+    }
+}
+
 #[derive(Subcommand)]
 enum Command {
     /// Follow the log and place what this node lacks, until told to stop
     Run {
         #[command(flatten)]
-        transfer: DownloadArgs,
-        #[command(flatten)]
-        place: PlaceArgs,
-        #[command(flatten)]
-        scrub: ScrubArgs,
-        #[command(flatten)]
-        health: HealthArgs,
-        #[command(flatten)]
-        read: ReadArgs,
-        #[command(flatten)]
-        hook: HookArgs,
-        #[command(flatten)]
-        collect: CollectArgs,
+        run: RunArgs,
     },
     /// Say how all nodes are
     Status {
@@ -185,19 +206,7 @@ enum Command {
         #[arg(long, conflicts_with = "json")]
         example: bool,
         #[command(flatten)]
-        transfer: DownloadArgs,
-        #[command(flatten)]
-        place: PlaceArgs,
-        #[command(flatten)]
-        scrub: ScrubArgs,
-        #[command(flatten)]
-        health: HealthArgs,
-        #[command(flatten)]
-        read: ReadArgs,
-        #[command(flatten)]
-        hook: HookArgs,
-        #[command(flatten)]
-        collect: CollectArgs,
+        run: RunArgs,
     },
     /// Check this machine and the broker, and say what to change; 0: nothing is wrong, 1: something is. Takes the flags of `run`, and changes nothing
     Doctor {
@@ -208,21 +217,9 @@ enum Command {
         #[arg(long)]
         json: bool,
         #[command(flatten)]
-        transfer: DownloadArgs,
-        #[command(flatten)]
-        place: PlaceArgs,
-        #[command(flatten)]
         watch: WatchArgs,
         #[command(flatten)]
-        scrub: ScrubArgs,
-        #[command(flatten)]
-        health: HealthArgs,
-        #[command(flatten)]
-        read: ReadArgs,
-        #[command(flatten)]
-        hook: HookArgs,
-        #[command(flatten)]
-        collect: CollectArgs,
+        run: RunArgs,
     },
     /// Build the tree of a window of the log in --root, touching nothing else there
     Replay {
@@ -287,18 +284,7 @@ async fn dispatch(
     typed: ArgMatches,
 ) -> Result<Exit, Failure> {
     match command {
-        Command::Run { transfer, place, scrub, health, read, hook, collect } => {
-            let run = commands::Run {
-                transfer: transfer.resolve(&layers)?,
-                place: place.resolve(&layers)?,
-                scrub: scrub.resolve(&layers)?,
-                max_lag: health.resolve(&layers)?,
-                miss_wait: read.resolve(&layers)?,
-                hook: hook.resolve(&layers)?,
-                collect: collect.resolve(&layers)?,
-            };
-            commands::run(settings, run).await
-        }
+        Command::Run { run } => commands::run(settings, run.resolve(&layers)?).await,
         Command::Status { json, watch } => {
             status::command(&settings, status::Wanted { only: None, json, watch }).await
         }
@@ -330,14 +316,9 @@ async fn dispatch(
         }
         Command::Parked { action, json } => parked::run(&settings, action, json).await,
         Command::Node { action: NodeAction::Remove { name } } => nodes::remove(&settings, &name).await,
-        Command::Doctor { public_url, json, transfer, place, watch, scrub, health, read, hook, collect } => {
-            // Not needed, but what `run` would refuse is refused here.
-            scrub.resolve(&layers)?;
-            health.resolve(&layers)?;
-            read.resolve(&layers)?;
-            hook.resolve(&layers)?;
-            collect.resolve(&layers)?;
-            let (transfer, place) = (transfer.resolve(&layers)?, place.resolve(&layers)?);
+        Command::Doctor { public_url, json, watch, run } => {
+            // Not all of it is needed, but what `run` would refuse is refused here.
+            let commands::Run { transfer, place, .. } = run.resolve(&layers)?;
             let watch = watch.resolve(&layers)?;
             doctor::run(&settings, doctor::Wanted { transfer, place, watch, public_url, json }).await
         }
@@ -345,15 +326,9 @@ async fn dispatch(
             print!("{}", common::settings::example());
             Ok(Exit::Done)
         }
-        Command::Config { example: false, json, transfer, place, scrub, health, read, hook, collect } => {
+        Command::Config { example: false, json, run } => {
             // What `run` would refuse is refused here.
-            transfer.resolve(&layers)?;
-            place.resolve(&layers)?;
-            scrub.resolve(&layers)?;
-            health.resolve(&layers)?;
-            read.resolve(&layers)?;
-            hook.resolve(&layers)?;
-            collect.resolve(&layers)?;
+            run.resolve(&layers)?;
             Ok(config::run(&layers, &typed, json))
         }
         Command::Gc { dry_run, yes, grace, json, retention } => {
