@@ -150,6 +150,14 @@ pub struct NodeRecord {
     pub last_error: Option<String>,
 }
 
+impl NodeRecord {
+    /// Whether `parked_at` tells if this event is parked. Only the newest are named, and a build before this one names none.
+    pub fn tells_of_parked(&self, version: Version) -> bool {
+        let all_named = self.parked_at.len() as u64 >= self.parked;
+        all_named || self.parked_at.last().is_some_and(|oldest| version > *oldest)
+    }
+}
+
 /// Something that takes over 10 s.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Underway {

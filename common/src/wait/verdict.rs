@@ -206,10 +206,7 @@ fn lacks(target: Target, created: &StreamCreated, seen: &SeenRecord, now: Timest
     if version > record.version && !record.beyond.iter().any(within) {
         return Some(behind(record));
     }
-    // Only the newest are named, and a build before this one names none.
-    let all_named = record.parked_at.len() as u64 >= record.parked;
-    let named = record.parked_at.last().is_some_and(|oldest| version > *oldest);
-    (!all_named && !named).then_some(Why::MayBeParked(record.parked))
+    (!record.tells_of_parked(version)).then_some(Why::MayBeParked(record.parked))
 }
 
 fn behind(record: &NodeRecord) -> Why {

@@ -61,12 +61,10 @@ impl Nodes {
     /// Every node has applied the event, and there are enough of them.
     fn all_have(&self, version: Version) -> bool {
         let has = |record: &NodeRecord| {
-            let all_named = record.parked_at.len() as u64 >= record.parked;
-            let named = record.parked_at.last().is_some_and(|oldest| version > *oldest);
             record.stream_created.as_ref() == Some(&self.created)
                 && version <= record.version
                 && !record.parked_at.contains(&version)
-                && (all_named || named)
+                && record.tells_of_parked(version)
         };
         self.replicators.len() >= HOLDERS && self.replicators.iter().all(has)
     }
