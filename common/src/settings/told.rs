@@ -32,7 +32,7 @@ impl Layers {
                 key,
                 values: given.iter().map(|given| shown(&given.value)).collect(),
                 origin: given.first().map(|given| given.origin.to_string()),
-                default: default_of(&help, key),
+                default: help_of(&help, key).1,
             }
         };
         KEYS.iter().map(|(key, _)| told(key)).collect()
@@ -48,12 +48,8 @@ pub fn example() -> String {
     );
     let flags = all_flags();
     for (key, nats) in KEYS.iter().filter(|(key, _)| *key != "config") {
-        let flag = flags.get_arguments().find(|flag| flag.get_long() == Some(key));
-        let help = flag.and_then(clap::Arg::get_help).map(ToString::to_string).unwrap_or_default();
-        let (meaning, default) = match help.split_once(" [default: ") {
-            Some((meaning, default)) => (meaning, default.trim_end_matches(']')),
-            None => (help.as_str(), ""),
-        };
+        let (meaning, default) = help_of(&flags, key);
+        let default = default.unwrap_or_default();
         let also = nats.map(|name| format!("; {name} does, too")).unwrap_or_default();
         // Not every default is something that can be typed.
         let words = default.contains(' ') || *key == "history";
@@ -109,11 +105,14 @@ fn all_flags() -> clap::Command {
     all
 }
 
-fn default_of(flags: &clap::Command, key: &str) -> Option<String> {
-    let flag = flags.get_arguments().find(|flag| flag.get_long() == Some(key))?;
-    let help = flag.get_help()?.to_string();
-    let (_, default) = help.split_once("[default: ")?;
-    Some(default.strip_suffix(']')?.to_owned())
+/// What a flag means, and its default, as its help has them.
+fn help_of(flags: &clap::Command, key: &str) -> (String, Option<String>) {
+    let flag = flags.get_arguments().find(|flag| flag.get_long() == Some(key));
+    let help = flag.and_then(clap::Arg::get_help).map(ToString::to_string).unwrap_or_default();
+    match help.split_once(" [default: ") {
+        Some((meaning, default)) => (meaning.into(), default.strip_suffix(']').map(str::to_owned)),
+        None => (help, None),
+    }
 }
 
 #[cfg(test)]
