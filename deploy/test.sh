@@ -57,7 +57,8 @@ current=$(deploy/nats.sh current)
 oldest=$(deploy/nats.sh oldest)
 echo "oldest nats-server: $oldest"
 MEDIAMIRROR_TEST_PYTHON=$(deploy/python.sh)
-export MEDIAMIRROR_TEST_PYTHON
+MEDIAMIRROR_S3_SERVER=$(deploy/s3.sh)
+export MEDIAMIRROR_TEST_PYTHON MEDIAMIRROR_S3_SERVER
 
 # The tests of alerts look for Prometheus on the PATH.
 export PATH=$PATH:$tools/prometheus

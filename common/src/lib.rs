@@ -16,6 +16,7 @@ pub mod limits;
 pub mod local_lock;
 pub mod log;
 pub mod logging;
+pub mod mirror_record;
 pub mod names;
 pub mod nodes;
 pub mod path;

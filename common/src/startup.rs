@@ -1,7 +1,7 @@
 //! What every service and command does before its own work, in the order in which failures must show: settings, root, state, locks, broker.
 
 use crate::{
-    blobs::{BlobOptions, NatsBlobs},
+    blobs::{BlobOptions, Blobs, Location, NatsBlobs, Reach, Store, StoreError},
     broker::{Broker, BrokerError, Caller, ConnectError, Patience},
     exit::{Exit, Failure, Fault},
     http::{Routes, Serving},
@@ -9,6 +9,7 @@ use crate::{
     limits::RateLimit,
     local_lock::{LocalLock, LockError},
     log::{JetStreamLog, LogOptions},
+    mirror_record::{Follower, Kept, MirrorRecord, RecordError},
     nodes::{Identity, NodeBucket, Role, instance_of},
     path::OWN_FOLDER,
     root::{IgnoreError, MarkerError, Root, RootError, raise_marker},
@@ -19,12 +20,14 @@ use std::{
     fs, io, os::unix::fs::DirBuilderExt, path::Path, path::PathBuf, pin::Pin, sync::Arc, time::Duration,
 };
 use tokio::signal::unix::{SignalKind, signal};
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 /// How long commands wait for the broker.
 pub const COMMAND_PATIENCE: Duration = Duration::from_secs(5);
 /// Until a broker that does not do what is asked is asked again.
 const RETRY: Duration = Duration::from_millis(500);
+/// How often it is looked whether the blobs have moved.
+const FOLLOW: Duration = Duration::from_secs(2);
 
 impl Fault for RootError {
     fn exit(&self) -> Exit {
@@ -184,27 +187,29 @@ fn make_state(state: &Path) -> Result<(), StateError> {
 pub type Keeper =
     Box<dyn Fn() -> Pin<Box<dyn Future<Output = Result<(), BrokerError>> + Send>> + Send + Sync>;
 
-/// Log, blobs and node records on the broker, made where they are not there yet.
+/// Log, blobs and node records, made where they are not there yet.
 pub struct Stores {
     /// The log.
     pub log: JetStreamLog,
     /// The blobs.
-    pub blobs: NatsBlobs,
+    pub blobs: Blobs,
     /// The node records.
     pub nodes: NodeBucket,
 }
 
 impl Stores {
-    /// Opens them. A broker that is away, or not ready, is waited for until `stop`, with one warning.
+    /// Opens them. A broker or a blob store that is away, or not ready, is waited for until `stop`, with one warning. `state`: what this node knew of the
+    /// mirror's record.
     pub async fn open(
         broker: &Broker,
         settings: &Settings,
+        state: &Path,
         stop: &CancellationToken,
-    ) -> Result<Option<Self>, BrokerError> {
+    ) -> Result<Option<Self>, RecordError> {
         let mut warned = false;
         loop {
             let opened = tokio::select! {
-                opened = Self::try_open(broker, settings) => opened,
+                opened = Self::try_open(broker, settings, state) => opened,
                 () = stop.cancelled() => return Ok(None),
             };
             let error = match opened {
@@ -213,7 +218,8 @@ impl Stores {
                 Err(error) => error,
             };
             if !std::mem::replace(&mut warned, true) {
-                tracing::warn!(%error, "the broker is not ready; waiting for it");
+                let error = crate::error_chain(&error);
+                tracing::warn!(error, "the broker or the blob store is not ready; waiting for it");
             }
             tokio::select! {
                 () = stop.cancelled() => return Ok(None),
@@ -222,32 +228,108 @@ impl Stores {
         }
     }
 
-    /// What makes log, blobs and node records again when the broker has lost them; asked before every look at the log. One round trip for each when they
-    /// are there.
-    pub fn keeper(broker: &Broker, settings: &Settings) -> Keeper {
-        let (broker, settings) = (broker.clone(), settings.clone());
+    /// What makes log, blobs and node records again when the broker has lost them, and follows the blobs where they have moved; asked before every look at the log. One
+    /// round trip for each when they are there.
+    pub fn keeper(broker: &Broker, settings: &Settings, state: &Path, blobs: &Blobs) -> Keeper {
+        let (broker, settings, state, blobs) =
+            (broker.clone(), settings.clone(), state.to_owned(), blobs.clone());
         Box::new(move || {
-            let (broker, settings) = (broker.clone(), settings.clone());
-            Box::pin(async move { Self::try_open(&broker, &settings).await.map(drop) })
+            let (broker, settings, state, blobs) =
+                (broker.clone(), settings.clone(), state.clone(), blobs.clone());
+            Box::pin(async move {
+                let (_, nodes) = streams(&broker, &settings).await?;
+                let follower = follower(&broker, &settings, Some(&state));
+                follower.follow(&blobs, &nodes).await.or_else(|error| may_stay(error, &blobs))
+            })
         })
     }
 
-    async fn try_open(broker: &Broker, settings: &Settings) -> Result<Self, BrokerError> {
-        let client = || broker.client().clone();
-        let (mirror, store) = (settings.mirror.clone(), settings.store);
-        let log = LogOptions {
-            mirror: mirror.clone(),
-            replicas: store.replicas,
-            history: store.history.map(std::num::NonZeroU64::get),
-        };
-        let blobs =
-            BlobOptions { mirror: mirror.clone(), replicas: store.replicas, durable: store.durable_blobs };
-        let (log, blobs, nodes) = tokio::try_join!(
-            JetStreamLog::open(client(), log),
-            NatsBlobs::open(client(), blobs),
-            NodeBucket::open(client(), &mirror, store.replicas),
-        )?;
+    /// Follows the blobs where they move, until the handle is dropped.
+    pub fn follow(
+        broker: &Broker,
+        settings: &Settings,
+        state: &Path,
+        blobs: &Blobs,
+        nodes: &NodeBucket,
+    ) -> AbortOnDropHandle<()> {
+        let (follower, blobs, nodes) =
+            (follower(broker, settings, Some(state)), blobs.clone(), nodes.clone());
+        AbortOnDropHandle::new(tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(FOLLOW).await;
+                // A broker that is away is said elsewhere; what cannot be followed is asked for again before the next session.
+                match follower.follow(&blobs, &nodes).await {
+                    Err(error) if !error.passes() => {
+                        let error = crate::error_chain(&error);
+                        tracing::warn!(error, "the blobs of the mirror have moved, and cannot be followed");
+                    }
+                    _ => {}
+                }
+            }
+        }))
+    }
+
+    async fn try_open(broker: &Broker, settings: &Settings, state: &Path) -> Result<Self, RecordError> {
+        let (log, nodes) = streams(broker, settings).await?;
+        let blobs = follower(broker, settings, Some(state)).open(&nodes).await?;
         Ok(Self { log, blobs, nodes })
+    }
+}
+
+/// Who cannot follow to the store that the mirror moves to goes on with the one before, for as long as that is read.
+fn may_stay(error: RecordError, blobs: &Blobs) -> Result<(), BrokerError> {
+    let told = match error {
+        RecordError::Broker(error) | RecordError::Store(StoreError::Broker(error)) => return Err(error),
+        RecordError::Left { .. } => crate::error_chain(&error),
+        error => {
+            let (error, stays) = (crate::error_chain(&error), blobs.location());
+            tracing::warn!(error, %stays, "the blobs of the mirror are moving, and this node cannot follow");
+            return Ok(());
+        }
+    };
+    Err(BrokerError::Away { doing: "following the blobs of the mirror".into(), reason: told })
+}
+
+async fn streams(broker: &Broker, settings: &Settings) -> Result<(JetStreamLog, NodeBucket), BrokerError> {
+    let (mirror, store) = (settings.mirror.clone(), settings.store);
+    let client = || broker.client().clone();
+    let log = LogOptions {
+        mirror: mirror.clone(),
+        replicas: store.replicas,
+        history: store.history.map(std::num::NonZeroU64::get),
+    };
+    tokio::try_join!(JetStreamLog::open(client(), log), NodeBucket::open(client(), &mirror, store.replicas),)
+}
+
+/// How stores are reached, as these settings say.
+pub fn reach(broker: &Broker, settings: &Settings) -> Reach {
+    let (mirror, store) = (settings.mirror.clone(), settings.store);
+    Reach {
+        client: broker.client().clone(),
+        options: BlobOptions { mirror, replicas: store.replicas, durable: store.durable_blobs },
+        environment: settings.environment.variables(),
+    }
+}
+
+fn follower(broker: &Broker, settings: &Settings, state: Option<&Path>) -> Follower {
+    Follower {
+        reach: reach(broker, settings),
+        told: settings.blobs.clone(),
+        state: state.map(Path::to_owned),
+    }
+}
+
+/// The blobs of a mirror, for a command: nothing is made.
+pub async fn blobs_of(broker: &Broker, settings: &Settings) -> Result<Blobs, RecordError> {
+    let nodes = NodeBucket::named(broker.client().clone(), &settings.mirror);
+    match follower(broker, settings, None).attach(&nodes).await {
+        // A mirror that nobody has run yet, or of a build that knew no such record, has no node bucket.
+        Err(RecordError::Broker(BrokerError::Absent { .. })) => {
+            let nats = NatsBlobs::attach(broker.client().clone(), &settings.mirror).await?;
+            let record = MirrorRecord::new(Kept { blobs: Location::Nats, id: None });
+            Ok(Blobs::new(record, Store::Nats(nats), None))
+        }
+        blobs => blobs,
     }
 }
 

@@ -214,11 +214,11 @@ impl Tamper<NatsBlobs> for Foe {
         self.publish(self.meta_subject(hash), meta.to_string().into(), true).await;
     }
 
-    async fn chunks(&self) -> u64 {
+    async fn chunks(&self) -> Option<u64> {
         let all = format!("$O.{}.C.>", self.bucket());
         let subjects = self.stream().await.info_with_subjects(all).await.expect("subjects");
         let counts: Vec<(String, usize)> = subjects.try_collect().await.expect("subjects");
-        counts.into_iter().map(|(_, count)| count as u64).sum()
+        Some(counts.into_iter().map(|(_, count)| count as u64).sum())
     }
 
     async fn readers(&self) -> u64 {

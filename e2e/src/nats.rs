@@ -174,6 +174,11 @@ impl Nats {
         self.stream(BLOBS).expect("a bucket").cached_info().state.clone()
     }
 
+    /// Whether the broker has a bucket of blobs.
+    pub fn has_bucket(&self) -> bool {
+        self.stream(BLOBS).is_some()
+    }
+
     /// Lets the bucket take no more than so many bytes; -1 for no limit.
     pub fn limit_bucket(&self, bytes: i64) {
         let config = self.stream(BLOBS).expect("a bucket").cached_info().config.clone();
@@ -201,6 +206,12 @@ impl Nats {
         self.runtime.block_on(async { self.jetstream.delete_stream(LOG).await.expect("delete the log") });
     }
 
+    /// Deletes the bucket of nodes, with all that it has.
+    pub fn delete_nodes(&self) {
+        let deleted = async { self.jetstream.delete_key_value("MIRROR_MEDIA_NODES").await };
+        self.runtime.block_on(deleted).expect("delete the bucket of nodes");
+    }
+
     /// The subjects of all chunks in the bucket.
     pub fn chunks(&self) -> Vec<String> {
         let Some(stream) = self.stream(BLOBS) else { return Vec::new() };
@@ -225,7 +236,7 @@ impl Nats {
                 drop(chunks);
                 hash.send(name).expect("somebody who waits for it");
             };
-            let stored = blobs.put_stream(Source { chunks: source, hash: named });
+            let stored = blobs.put_stream(Source { chunks: source, hash: named, name: None });
             tokio::join!(feed, stored).1.expect("stored");
         });
     }
@@ -384,7 +395,8 @@ impl Nats {
         self.value(&format!("{node}.{}", role.name()))
     }
 
-    fn value(&self, key: &str) -> Option<serde_json::Value> {
+    /// A value of the bucket of nodes.
+    pub fn value(&self, key: &str) -> Option<serde_json::Value> {
         self.runtime.block_on(async {
             let bucket = self.jetstream.get_key_value("MIRROR_MEDIA_NODES").await.ok()?;
             let value = bucket.get(key).await.ok()??;

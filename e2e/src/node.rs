@@ -18,7 +18,12 @@ use std::{
 };
 
 /// Settings that must not leak from who runs the tests into what is tested.
-const FOREIGN: [&str; 14] = [
+const FOREIGN: [&str; 19] = [
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AWS_ENDPOINT_URL",
+    "AWS_REGION",
     "NATS_URL",
     "NATS_CREDS",
     "NATS_NKEY",

@@ -71,6 +71,11 @@ impl Proxy {
         Self { port: own, shared }
     }
 
+    /// The port that it listens on.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// Where clients find the broker through it.
     pub fn url(&self) -> String {
         format!("nats://127.0.0.1:{}", self.port)

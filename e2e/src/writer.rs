@@ -68,7 +68,7 @@ impl Writer {
         drop(chunks);
         let (named, name) = oneshot::channel();
         named.send(hash).expect("an open channel");
-        self.blobs.put_stream(Source { chunks: source, hash: name }).await.expect("store a blob");
+        self.blobs.put_stream(Source { chunks: source, hash: name, name: None }).await.expect("store a blob");
         hash
     }
 

@@ -1,8 +1,8 @@
 //! What the user typed, and which command it is.
 
 use crate::{
-    commands, config, doctor, gc, history, history::Which, log_command, nodes, parked, replay, restore,
-    verify, wait,
+    commands, config, doctor, export, gc, history, history::Which, log_command, migrate, nodes, parked,
+    replay, restore, verify, wait,
 };
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use common::{
@@ -14,7 +14,8 @@ use common::{
     path::MediaPath,
     settings::{
         CollectArgs, CommonArgs, DownloadArgs, Environment, HealthArgs, HookArgs, Layers, PlaceArgs,
-        ReadArgs, RetentionArgs, ScrubArgs, Settings, SettingsError, WatchArgs, parse_duration,
+        ReadArgs, RetentionArgs, ScrubArgs, Settings, SettingsError, UploadArgs, WatchArgs, location_of,
+        parse_duration,
     },
     startup::runtime,
     status,
@@ -135,14 +136,14 @@ enum Command {
         #[arg(long)]
         repair: bool,
         /// Say whether all nodes have the same files, by their digests, and on which node what differs; no file is read
-        #[arg(long, conflicts_with_all = ["repair", "blobs"])]
+        #[arg(long, conflicts_with_all = ["repair", "read_blobs"])]
         cluster: bool,
         /// How long to wait for a repair, or until the nodes can be compared [default: 60s]
         #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "60s", hide_default_value = true)]
         timeout: Duration,
         /// Read every blob, rather than ask whether it is there: as many bytes as the mirror has
         #[arg(long)]
-        blobs: bool,
+        read_blobs: bool,
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -197,6 +198,23 @@ enum Command {
         #[command(flatten)]
         retention: RetentionArgs,
     },
+    /// Move the blobs to another store while the mirror works: 0: they are there, 4: a node has not followed yet. It may be ended at any time, and goes on when it is run again
+    Migrate {
+        /// The store to move to: nats, s3://bucket/prefix, file:///folder or another
+        #[arg(long, value_name = "nats|URL")]
+        to: String,
+        /// Say what would be copied
+        #[arg(long)]
+        dry_run: bool,
+        /// How long to wait for the nodes to follow [default: 60s]
+        #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "60s", hide_default_value = true)]
+        timeout: Duration,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        transfer: UploadArgs,
+    },
     /// Print each setting of both programs, and where it came from. Takes the flags of `run`
     Config {
         /// One JSON object a line
@@ -221,8 +239,14 @@ enum Command {
         #[command(flatten)]
         run: RunArgs,
     },
-    /// Build the tree of a window of the log in --root, touching nothing else there
+    /// Build the tree of a window of the log in --root, or in a bucket, touching nothing else there
     Replay {
+        /// A bucket instead of --root: each file under its path, with its content type, and its hash in the metadata
+        #[arg(long, value_name = "URL", conflicts_with_all = ["at", "to_seq", "from_seq"])]
+        to: Option<String>,
+        /// Go on with new events until interrupted
+        #[arg(long, requires = "to")]
+        follow: bool,
         #[command(flatten)]
         window: Window,
         /// The tree as it was at this moment, by the broker's clock, as 2026-02-16T16:44:02Z
@@ -303,7 +327,7 @@ async fn dispatch(
         Command::Verify { cluster: true, timeout, json, .. } => {
             verify::cluster::run(&settings, timeout, json).await
         }
-        Command::Verify { repair, timeout, blobs, json, watch, .. } => {
+        Command::Verify { repair, timeout, read_blobs: blobs, json, watch, .. } => {
             let wanted = verify::Wanted { repair, timeout, blobs, json };
             verify::run(settings, watch.resolve(&layers)?, wanted).await
         }
@@ -335,7 +359,15 @@ async fn dispatch(
             let retention = retention.resolve(&layers)?;
             gc::run(settings, gc::Asked { retention, grace, dry_run, yes, json }).await
         }
-        Command::Replay { window, at, timeout, transfer } => {
+        Command::Migrate { to, dry_run, timeout, json, transfer } => {
+            let asked = migrate::Asked { to: location_of("to", &to)?, dry_run, timeout, json };
+            migrate::run(settings, asked, transfer.resolve(&layers)?).await
+        }
+        Command::Replay { to: Some(to), follow, timeout, transfer, .. } => {
+            let asked = export::Asked { to: location_of("to", &to)?, follow, timeout };
+            export::run(settings, asked, transfer.resolve(&layers)?).await
+        }
+        Command::Replay { window, at, timeout, transfer, .. } => {
             let asked = replay::Asked { window, at, timeout };
             replay::run(settings, asked, transfer.resolve(&layers)?).await
         }

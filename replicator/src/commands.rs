@@ -9,7 +9,7 @@ use crate::{
     service::{Service, ServiceError},
 };
 use common::{
-    blobs::NatsBlobs,
+    blobs::Blobs,
     broker::Broker,
     exit::{Exit, Failure, Fault},
     http::content::Shelf,
@@ -25,7 +25,7 @@ use common::{
     vitals::{neighbours, probe},
 };
 use std::{sync::Arc, time::Duration};
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 impl Fault for ServiceError {
     fn exit(&self) -> Exit {
@@ -81,7 +81,7 @@ pub async fn run(settings: Settings, run: Run) -> Result<Exit, Failure> {
     told.vitals.connected_to(&broker);
     let begin = begin(&settings, &run, &local, &broker, &told, (limit, owner), &stop);
     let done = async {
-        let Some((node, reporter)) = told.vitals.while_waiting(begin).await? else { return Ok(Exit::Done) };
+        let Some((node, reporter, _following)) = told.vitals.while_waiting(begin).await? else { return Ok(Exit::Done) };
         tracing::info!(root = %local.root.path().display(), mirror = %settings.mirror, node = %settings.node, "replicating");
         told.vitals.reported_by(&reporter);
         let _probe = probe::start(&told.vitals, node.log.clone());
@@ -105,6 +105,9 @@ pub async fn run(settings: Settings, run: Run) -> Result<Exit, Failure> {
     done
 }
 
+/// What works, what tells of it, and what follows the blobs where they move.
+type Begun = (Node<JetStreamLog, Blobs>, Reporter, AbortOnDropHandle<()>);
+
 /// What the service needs of the broker. `None`: it was told to stop.
 async fn begin(
     settings: &Settings,
@@ -114,14 +117,18 @@ async fn begin(
     told: &Told,
     (download_limit, owner): (RateLimit, Option<Ownership>),
     stop: &CancellationToken,
-) -> Result<Option<(Node<JetStreamLog, NatsBlobs>, Reporter)>, Failure> {
-    let Some(stores) = Stores::open(broker, settings, stop).await? else { return Ok(None) };
+) -> Result<Option<Begun>, Failure> {
+    let Some(stores) = Stores::open(broker, settings, &local.state, stop).await? else { return Ok(None) };
     let identity = identity(settings, &local.state, Role::Replicator, broker, told.url())?;
     let mut reporter = Reporter::new(broker.connection(), identity);
+    reporter.stores_in(&stores.blobs);
+    told.vitals.stores_in(&stores.blobs);
+    let following = Stores::follow(broker, settings, &local.state, &stores.blobs, &stores.nodes);
     let claim = reporter.claim(stores.nodes, &local.index, &local.root, stop);
     if !claim.await.map_err(ServiceError::from)? {
         return Ok(None);
     }
+    let gate = Gate::new(broker.connection(), Stores::keeper(broker, settings, &local.state, &stores.blobs));
     let node = Node::new(Parts {
         root: Arc::clone(&local.root),
         index: local.index.clone(),
@@ -137,8 +144,8 @@ async fn begin(
         },
         min_free: run.place.min_free,
         state_dir: local.state.clone(),
-        gate: Gate::new(broker.connection(), Stores::keeper(broker, settings)),
+        gate,
         vitals: Arc::clone(&told.vitals),
     });
-    Ok(Some((node, reporter)))
+    Ok(Some((node, reporter, following)))
 }

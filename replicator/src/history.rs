@@ -1,7 +1,7 @@
 //! The versions of one path: `replicator history` names them, and which of them `restore` brings back is decided here.
 
 use common::{
-    blobs::{BlobStore, NatsBlobs},
+    blobs::BlobStore,
     broker::BrokerError,
     event::{Kind, Version},
     exit::{Exit, Failure},
@@ -9,7 +9,7 @@ use common::{
     log::{EventLog, JetStreamLog, Logged},
     path::MediaPath,
     settings::Settings,
-    startup::connect_command,
+    startup::{blobs_of, connect_command},
 };
 use serde_json::json;
 
@@ -90,7 +90,7 @@ pub async fn run(settings: &Settings, path: MediaPath, json: bool) -> Result<Exi
     let broker = connect_command(settings, "replicator-history").await?;
     let asked = async {
         let log = JetStreamLog::attach(broker.client().clone(), &settings.mirror).await?;
-        let blobs = NatsBlobs::attach(broker.client().clone(), &settings.mirror).await?;
+        let blobs = blobs_of(&broker, settings).await?;
         let messages = read(&log, &path).await?;
         let contents: Vec<ContentHash> =
             messages.iter().filter_map(|m| Some(m.event.as_ref().ok()?.sha256)).collect();

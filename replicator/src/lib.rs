@@ -6,12 +6,14 @@
 #![allow(missing_docs)] // A program's own modules; each file says what it promises.
 
 mod apply;
+mod asking;
 pub mod check;
 pub mod cli;
 mod commands;
 mod compare;
 mod config;
 mod doctor;
+mod export;
 mod facts;
 mod fetch;
 mod gc;
@@ -20,6 +22,7 @@ pub mod hold;
 pub mod hooks;
 mod http;
 mod log_command;
+mod migrate;
 mod node;
 mod nodes;
 mod parked;

@@ -147,6 +147,8 @@ pub enum Next {
     Want(ContentHash),
     /// Wait until there is room.
     Pause,
+    /// Try again, for as long as the blob store is away: nothing is parked because of it.
+    StoreAway,
     /// Park it now: only a person or a newer event helps.
     Park,
     /// Park it until an operator answers.
@@ -168,6 +170,9 @@ impl ApplyError {
                 BrokerError::Full { .. } => Next::Pause,
                 BrokerError::Refused { .. } | BrokerError::Answer { .. } => Next::Retry,
             },
+            Self::Blob(error) if error.is_full() => Next::Pause,
+            Self::Blob(error) if error.is_store_away() => Next::StoreAway,
+            Self::Blob(BlobError::Store { .. }) => Next::Retry,
             Self::Blob(_) | Self::WrongContent(_) => Next::Want(content),
             Self::Marker(error) if error.halts() => Next::Halt,
             Self::NoRoom(lack) if lack.is_hopeless() => Next::Retry,

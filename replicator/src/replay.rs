@@ -5,35 +5,30 @@
 //! (`replay-…`), which is taken away at the end; what no node brings back is named.
 
 use crate::{
+    asking::bring_back,
     cli::Window,
     fetch::{Placing, fetch_blob},
 };
 use common::{
     bar::{self, Bar},
-    blobs::{BlobError, NatsBlobs},
-    broker::{Broker, BrokerError},
+    blobs::{BlobError, Blobs},
+    broker::Broker,
     content, error_chain,
     event::{Event, Version},
     exit::{Exit, Failure},
-    hash::ContentHash,
     limits::RateLimit,
     local_lock::LocalLock,
     log::{self, JetStreamLog},
-    names::NodeName,
-    nodes::{MAX_WANTED, NodeBucket},
+    nodes::NodeBucket,
     path::OWN_FOLDER,
     resolve::blocking,
     root::{Look, RenameError, Root},
     settings::{Settings, SettingsError, TransferSettings},
-    startup::{connect_command, stop_on_signals},
+    startup::{blobs_of, connect_command, stop_on_signals},
     time::Timestamp,
 };
 use futures_util::{StreamExt, stream};
 use std::{fmt, sync::Arc, time::Duration};
-use tokio::time::{Instant, sleep};
-
-/// How often it is looked whether wanted blobs are there: nodes read the lists every 5 s.
-const LOOK: Duration = Duration::from_secs(1);
 
 /// Why a path could not be replayed.
 #[derive(Debug, thiserror::Error)]
@@ -98,7 +93,7 @@ async fn replay(
     transfer: TransferSettings,
 ) -> Result<Exit, Failure> {
     let log = JetStreamLog::attach(broker.client().clone(), &settings.mirror).await?;
-    let blobs = NatsBlobs::attach(broker.client().clone(), &settings.mirror).await?;
+    let blobs = blobs_of(broker, settings).await?;
     let window = log::Window {
         from: Version::new(asked.window.from_seq.max(1)),
         to: asked.window.to_seq.map(Version::new),
@@ -113,7 +108,10 @@ async fn replay(
     let missing = replay.all(newest.into_values(), &mut sum).await;
     if !missing.is_empty() {
         let bucket = NodeBucket::attach(broker.client().clone(), &settings.mirror).await?;
-        let missing = replay.wanted(&bucket, missing, asked.timeout, &mut sum).await?;
+        let again = async |missing: Vec<(Event, ReplayError)>| {
+            replay.all(missing.into_iter().map(|(event, _)| event), &mut sum).await
+        };
+        let missing = bring_back(&bucket, missing, asked.timeout, |(event, _)| event.sha256, again).await?;
         sum.failed += missing.len() as u64;
         for (event, error) in missing {
             let error = error_chain(&error);
@@ -147,7 +145,7 @@ impl fmt::Display for Sum {
 
 struct Replay {
     root: Arc<Root>,
-    blobs: NatsBlobs,
+    blobs: Blobs,
     limit: RateLimit,
     at_once: usize,
     bar: Bar,
@@ -179,51 +177,9 @@ impl Replay {
         }
         missing
     }
-
-    /// Has the nodes bring back what they hold, and goes on with it. Returns what none of them brings.
-    async fn wanted(
-        &self,
-        bucket: &NodeBucket,
-        mut missing: Vec<(Event, ReplayError)>,
-        patience: Duration,
-        sum: &mut Sum,
-    ) -> Result<Vec<(Event, ReplayError)>, BrokerError> {
-        let name: NodeName =
-            format!("replay-{:016x}", rand::random::<u64>()).parse().expect("letters and digits");
-        tracing::info!(
-            files = missing.len(),
-            "the blob store has not got all of it; the nodes are asked for it"
-        );
-        let mut since = Instant::now();
-        let mut lost = Vec::new();
-        while !missing.is_empty() {
-            if since.elapsed() >= patience {
-                // The next thousand may be had.
-                lost.extend(missing.drain(..missing.len().min(MAX_WANTED)));
-                since = Instant::now();
-                continue;
-            }
-            let asked: Vec<ContentHash> =
-                missing.iter().take(MAX_WANTED).map(|(event, _)| event.sha256).collect();
-            bucket.want(&name, asked).await?;
-            sleep(LOOK).await;
-            let left = missing.len();
-            missing = self.all(missing.into_iter().map(|(event, _)| event), sum).await;
-            if missing.len() < left {
-                since = Instant::now();
-            }
-        }
-        bucket.forget(&name).await?;
-        Ok(lost)
-    }
 }
 
-async fn one(
-    root: Arc<Root>,
-    blobs: &NatsBlobs,
-    limit: &RateLimit,
-    event: Event,
-) -> Result<Done, ReplayError> {
+async fn one(root: Arc<Root>, blobs: &Blobs, limit: &RateLimit, event: Event) -> Result<Done, ReplayError> {
     let found = {
         let (root, path, content) = (Arc::clone(&root), event.path.clone(), event.sha256);
         blocking(move || match root.look(&path)? {

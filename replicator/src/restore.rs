@@ -8,7 +8,7 @@ use crate::{
     node::ApplyError,
 };
 use common::{
-    blobs::{BlobError, NatsBlobs},
+    blobs::{BlobError, Blobs},
     broker::BrokerError,
     content::hash_open,
     event::{Attributes, Kind, Version},
@@ -17,12 +17,13 @@ use common::{
     index::{Index, IndexError, PathState, Row, Stat, Trashed},
     limits::RateLimit,
     log::{EventLog, JetStreamLog},
+    mirror_record::RecordError,
     nodes::Role,
     path::MediaPath,
     resolve::blocking,
     root::{IgnoreRules, Look, RenameError, Root, known_root},
     settings::Settings,
-    startup::{connect_command, index_of, is_running},
+    startup::{blobs_of, connect_command, index_of, is_running},
     time::Timestamp,
 };
 use std::{io, sync::Arc, time::Duration};
@@ -59,6 +60,8 @@ enum RestoreError {
     #[error(transparent)]
     Log(#[from] BrokerError),
     #[error(transparent)]
+    Record(#[from] RecordError),
+    #[error(transparent)]
     Index(#[from] IndexError),
     #[error("cannot write below the root")]
     Disk(#[from] io::Error),
@@ -73,6 +76,7 @@ impl Fault for RestoreError {
             | Self::Apply(ApplyError::Log(error) | ApplyError::Blob(BlobError::Broker(error))) => {
                 error.exit()
             }
+            Self::Record(error) => error.exit(),
             _ => Exit::Failed,
         }
     }
@@ -80,6 +84,7 @@ impl Fault for RestoreError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Nothing(_) => Some("`replicator history` names the versions of a path".into()),
+            Self::Record(error) => error.hint(),
             Self::NoWatcher => Some("start it: watcher run".into()),
             Self::NotApplied(_) => {
                 Some("start the replicator, or wait for it; see `replicator parked`".into())
@@ -93,7 +98,7 @@ struct Restore {
     root: Arc<Root>,
     index: Index,
     log: JetStreamLog,
-    blobs: NatsBlobs,
+    blobs: Blobs,
     path: MediaPath,
 }
 
@@ -124,7 +129,7 @@ pub async fn run(
     let broker = connect_command(settings, "replicator-restore").await?;
     let done = async {
         let log = JetStreamLog::attach(broker.client().clone(), &settings.mirror).await?;
-        let blobs = NatsBlobs::attach(broker.client().clone(), &settings.mirror).await?;
+        let blobs = blobs_of(&broker, settings).await?;
         Restore { root, index, log, blobs, path }.restore(which, limit).await
     }
     .await;

@@ -69,6 +69,8 @@ pub enum Tried {
     Again { reason: String, pause: Duration, want: Option<ContentHash> },
     /// To be tried again once there is room. `need`: the length of what it has to write, when that is what does not fit.
     NoRoom { reason: String, need: Option<u64> },
+    /// To be tried again after a pause, however often.
+    StoreAway { reason: String, pause: Duration },
     /// The log must be looked at first.
     SessionOver,
     /// Nothing here can be trusted.
@@ -124,7 +126,10 @@ pub async fn try_once<L: EventLog, B: BlobStore, D>(
             over => Ok(over),
         },
         Next::Pause => no_room(node, &error, event, reason).await,
-        Next::Retry | Next::Want(_) => {
+        Next::StoreAway if item.parked.is_none() && item.repair.is_none() => {
+            Ok(Tried::StoreAway { reason, pause: pause(item.tries) })
+        }
+        Next::Retry | Next::StoreAway | Next::Want(_) => {
             let tired = item.failing.is_some_and(|since| since.elapsed() > PATIENCE);
             if tired && item.repair.is_some() {
                 return rest(node, item, reason).await;

@@ -7,7 +7,7 @@ use crate::{
 };
 use common::{
     bar::{self, Bar},
-    blobs::NatsBlobs,
+    blobs::Blobs,
     broker::Broker,
     error_chain,
     exit::{Exit, Failure, Fault},
@@ -71,8 +71,9 @@ fn node(
     rules: Rules,
     (owner, min_free): (Option<Ownership>, MinFree),
     broker: &Broker,
-    (log, blobs): (JetStreamLog, NatsBlobs),
-) -> Node<JetStreamLog, NatsBlobs> {
+    (log, blobs): (JetStreamLog, Blobs),
+) -> Node<JetStreamLog, Blobs> {
+    let gate = Gate::new(broker.connection(), Stores::keeper(broker, settings, &local.state, &blobs));
     Node::new(Parts {
         root: Arc::clone(&local.root),
         index: local.index.clone(),
@@ -84,7 +85,7 @@ fn node(
         min_free,
         rules,
         state_dir: local.state.clone(),
-        gate: Gate::new(broker.connection(), Stores::keeper(broker, settings)),
+        gate,
     })
 }
 
@@ -117,9 +118,14 @@ pub async fn run(
         let Some(broker) = connect_service(&settings, Role::Watcher, &stop).await? else { return Ok(None) };
         let broker = reached.get_or_init(|| broker);
         told.vitals.connected_to(broker);
-        let Some(stores) = Stores::open(broker, &settings, &stop).await? else { return Ok(None) };
+        let Some(stores) = Stores::open(broker, &settings, &local.state, &stop).await? else {
+            return Ok(None);
+        };
         let identity = identity(&settings, &local.state, Role::Watcher, broker, told.url())?;
         let mut reporter = Reporter::new(broker.connection(), identity);
+        reporter.stores_in(&stores.blobs);
+        told.vitals.stores_in(&stores.blobs);
+        let following = Stores::follow(broker, &settings, &local.state, &stores.blobs, &stores.nodes);
         let claim = reporter.claim(stores.nodes, &local.index, &local.root, &stop);
         if !claim.await.map_err(ServiceError::from)? {
             return Ok(None);
@@ -133,7 +139,7 @@ pub async fn run(
         probing.get_or_init(|| {
             let neighbours =
                 bucket.map(|bucket| neighbours::start(&told.vitals, bucket, settings.node.clone()));
-            (probe::start(&told.vitals, stores.log.clone()), neighbours)
+            (probe::start(&told.vitals, stores.log.clone()), neighbours, following)
         });
         let placing = (owner, receive.min_free);
         let node = node(&settings, limit, &local, rules, placing, broker, (stores.log, stores.blobs));
@@ -182,7 +188,7 @@ pub async fn scan(
     let (found, done) = (Arc::new(Tally::default()), Arc::new(Tally::default()));
     let bar = ScanBar::show(Arc::clone(&found), Arc::clone(&done));
     let ended = async {
-        let Some(stores) = Stores::open(&broker, &settings, &stop).await? else {
+        let Some(stores) = Stores::open(&broker, &settings, &local.state, &stop).await? else {
             return Ok((Summary::default(), false));
         };
         let identity = identity(&settings, &local.state, Role::Watcher, &broker, None)?;

@@ -158,6 +158,11 @@ impl PublishError {
         Self::Disk { path: path.clone(), source }
     }
 
+    /// The blob store does not do what is asked, and is not the broker's.
+    pub fn is_store_away(&self) -> bool {
+        matches!(self, Self::Blob { source, .. } if source.is_store_away())
+    }
+
     /// The broker did not answer; some that are full say nothing.
     pub fn is_timeout(&self) -> bool {
         let error = match self {
@@ -193,6 +198,7 @@ impl PublishError {
         match self {
             Self::SessionOver => Next::NewSession,
             Self::Log(error) | Self::Blob { source: BlobError::Broker(error), .. } => broker(error),
+            Self::Blob { source, .. } if source.is_full() || source.is_store_away() => Next::Pause,
             Self::Marker(error) if error.halts() => Next::Halt,
             Self::Marker(error) if error.is_full() => Next::Pause,
             Self::Index(error) if error.is_full() => Next::Pause,

@@ -51,12 +51,12 @@ pub async fn read<L: EventLog, B: BlobStore>(
         return read_small(node, path, stat).await;
     }
     let _lane = Arc::clone(&node.large).acquire_owned().await.expect("never closed");
-    if looks_known(node, path, stat, row).await? {
+    if node.blobs.needs_names() || looks_known(node, path, stat, row).await? {
         let (root, at) = (Arc::clone(&node.root), path.clone());
         let reading = blocking(move || content::read(&root, &at, 0)).await;
         return Ok(finish(path, reading)?.map(|reading| Content::of(reading, Held::No)));
     }
-    stream(node, path).await
+    stream(node, path, None).await
 }
 
 impl Content {
@@ -94,7 +94,7 @@ pub async fn store<L: EventLog, B: BlobStore>(
         read_small(node, path, content.stat).await?
     } else {
         let _lane = Arc::clone(&node.large).acquire_owned().await.expect("never closed");
-        stream(node, path).await?
+        stream(node, path, Some(content.hash)).await?
     };
     match again {
         Some(again) if again.hash == content.hash => Box::pin(store(node, path, again)).await,
@@ -115,7 +115,7 @@ pub async fn store_again<L: EventLog, B: BlobStore>(
         if !holds {
             continue;
         }
-        let (source, reading) = source(node, &path);
+        let (source, reading) = source(node, &path, Some(hash));
         let stored = node.blobs.put_again(source).await;
         let read = reading.await.ok().and_then(Result::ok);
         match stored {
@@ -125,6 +125,22 @@ pub async fn store_again<L: EventLog, B: BlobStore>(
         }
     }
     Ok(false)
+}
+
+/// After its event is published: looks whether the blob that was stored in this generation is still there: it may have been collected, or left behind by a move. What
+/// a failure leaves missing is asked for by who needs it.
+pub async fn look_again<L: EventLog, B: BlobStore>(node: &Node<L, B>, hash: ContentHash, since: u64) {
+    if let Ok(false) = node.blobs.still_has(hash, since).await {
+        match store_again(node, hash).await {
+            Ok(_) => {
+                tracing::info!(%hash, "the blob went just before its event was published, and is stored again");
+            }
+            Err(error) => {
+                let error = common::error_chain(&error);
+                tracing::warn!(%hash, error, "the blob went just before its event was published");
+            }
+        }
+    }
 }
 
 async fn read_small<L: EventLog, B: BlobStore>(
@@ -165,8 +181,9 @@ async fn looks_known<L: EventLog, B: BlobStore>(
 async fn stream<L: EventLog, B: BlobStore>(
     node: &Node<L, B>,
     path: &MediaPath,
+    name: Option<ContentHash>,
 ) -> Result<Option<Content>, PublishError> {
-    let (source, reading) = source(node, path);
+    let (source, reading) = source(node, path, name);
     let stored = node.blobs.put_stream(source).await;
     let reading = match reading.await {
         Ok(reading) => reading,
@@ -185,6 +202,7 @@ async fn stream<L: EventLog, B: BlobStore>(
 fn source<L: EventLog, B: BlobStore>(
     node: &Node<L, B>,
     path: &MediaPath,
+    name: Option<ContentHash>,
 ) -> (Source, oneshot::Receiver<Result<Reading, ReadError>>) {
     let (chunks, chunks_out) = mpsc::channel(WINDOW);
     let (hash, hash_out) = oneshot::channel();
@@ -207,7 +225,7 @@ fn source<L: EventLog, B: BlobStore>(
         }
         let _ = done.send(read);
     });
-    (Source { chunks: chunks_out, hash: hash_out }, reading)
+    (Source { chunks: chunks_out, hash: hash_out, name }, reading)
 }
 
 fn finish(path: &MediaPath, reading: Result<Reading, ReadError>) -> Result<Option<Reading>, PublishError> {

@@ -38,6 +38,11 @@ pub struct Listed {
 }
 
 impl Listed {
+    /// Of a store that keeps a blob as one object.
+    pub(super) fn object(hash: ContentHash, size: u64, used: Timestamp) -> Self {
+        Self { hash, size, used, chunks: 0, sequence: 0, nuid: hash.to_string() }
+    }
+
     /// The name of its chunks where that does not follow from its own.
     pub fn chunks_name(&self) -> Option<&str> {
         Some(self.nuid.as_str()).filter(|nuid| *nuid != self.hash.to_string())
@@ -51,6 +56,16 @@ pub struct Tombstone {
     pub since: Timestamp,
     subject: String,
     sequence: u64,
+}
+
+impl Tombstone {
+    pub(super) fn object(since: Timestamp, path: String) -> Self {
+        Self { since, subject: path, sequence: 0 }
+    }
+
+    pub(super) fn path(&self) -> &str {
+        &self.subject
+    }
 }
 
 /// A page of what the bucket has.
@@ -74,6 +89,16 @@ pub struct Orphan {
     newest: u64,
     /// Of which blob they might become the chunks without being uploaded, and where its meta message stands that says "deleted" (0: none).
     name: Option<(ContentHash, u64)>,
+}
+
+impl Orphan {
+    pub(super) fn file(path: String) -> Self {
+        Self { nuid: path, newest: 0, name: None }
+    }
+
+    pub(super) fn path(&self) -> &str {
+        &self.nuid
+    }
 }
 
 impl NatsBlobs {

@@ -4,19 +4,25 @@
 
 mod collect;
 pub mod contract;
+mod location;
 mod lookups;
 mod meta;
 mod nats;
+pub mod objects;
 mod put;
 mod reader;
+mod switch;
 
 pub use collect::{Listed, Listing, Orphan, Tombstone};
+pub use location::{InvalidLocation, Location};
 pub use nats::{BlobOptions, NatsBlobs};
+pub use objects::ObjectBlobs;
 pub use reader::NatsReader;
+pub use switch::{Blobs, Reach, Reader, Store, StoreError};
 
 use crate::{broker::BrokerError, hash::ContentHash, limits::RateLimit};
 use bytes::Bytes;
-use std::{future::Future, io, time::Duration};
+use std::{fmt, future::Future, io, time::Duration};
 use tokio::sync::{mpsc, oneshot};
 
 /// A blob that no path names stays at least so long after it was stored, or marked as in use: who stored it has this time to give it a path.
@@ -42,6 +48,64 @@ pub enum BlobError {
     /// The broker did not do it.
     #[error(transparent)]
     Broker(#[from] BrokerError),
+    /// A store that is not the broker's did not do it.
+    #[error("{doing}: {fault}: {reason}")]
+    Store {
+        /// What was being done, to what.
+        doing: String,
+        /// Its words.
+        reason: String,
+        /// What that means.
+        fault: StoreFault,
+    },
+}
+
+/// What the failure of a store means.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum StoreFault {
+    /// No answer, or one that says "later": it is down, slow, or has too much to do.
+    Away,
+    /// Who asked may not: wrong credentials, or rights that are missing.
+    Denied,
+    /// It has no room.
+    Full,
+    /// There is no such object, or no such bucket.
+    Absent,
+    /// There is one already.
+    Exists,
+    /// It does not know how.
+    Unsupported,
+    /// It refused for another reason.
+    Refused,
+}
+
+impl StoreFault {
+    /// In one word, for metrics.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Away => "away",
+            Self::Denied => "denied",
+            Self::Full => "no_room",
+            Self::Absent => "absent",
+            Self::Exists => "exists",
+            Self::Unsupported => "unsupported",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+impl fmt::Display for StoreFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Away => "the blob store is away",
+            Self::Denied => "denied by the blob store",
+            Self::Full => "the blob store has no room",
+            Self::Absent => "there is no such bucket or object",
+            Self::Exists => "the object is there already",
+            Self::Unsupported => "the blob store cannot do that",
+            Self::Refused => "refused by the blob store",
+        })
+    }
 }
 
 impl BlobError {
@@ -52,6 +116,21 @@ impl BlobError {
             Self::Damaged { .. } => "damaged",
             Self::Source(_) => "source",
             Self::Broker(error) => error.label(),
+            Self::Store { fault, .. } => fault.label(),
+        }
+    }
+
+    /// Waiting for the store is the cure, or a person who gives it the rights: nothing is wrong with the blob.
+    pub fn is_store_away(&self) -> bool {
+        matches!(self, Self::Store { fault: StoreFault::Away | StoreFault::Denied | StoreFault::Absent, .. })
+    }
+
+    /// The store has no room. Cleared by a person.
+    pub fn is_full(&self) -> bool {
+        match self {
+            Self::Broker(error) => error.is_full(),
+            Self::Store { fault, .. } => *fault == StoreFault::Full,
+            _ => false,
         }
     }
 }
@@ -62,6 +141,8 @@ pub struct Source {
     pub chunks: mpsc::Receiver<io::Result<Bytes>>,
     /// The hash of all chunks. Dropped without a value when the source changed while it was read: then no name is given to what was uploaded.
     pub hash: oneshot::Receiver<ContentHash>,
+    /// The same, where it is known before: a store that [needs names](BlobStore::needs_names) stores nothing without.
+    pub name: Option<ContentHash>,
 }
 
 /// A blob being read, chunk by chunk. The bytes are not checked: who asked hashes them.
@@ -96,6 +177,26 @@ pub trait BlobStore: Clone + Send + Sync + 'static {
 
     /// The length of a chunk in bytes: a blob up to this long is put and got whole.
     fn chunk_size(&self) -> usize;
+
+    /// Whether a large blob must be known by its hash before it is stored.
+    fn needs_names(&self) -> bool {
+        false
+    }
+
+    /// One more with each move to another store.
+    fn generation(&self) -> u64 {
+        0
+    }
+
+    /// Asked once the event of a blob is published: whether the store that is in force still has the blob that was put, or found, in this generation. Where neither a move nor a
+    /// collection can have come between, that is known without asking.
+    fn still_has(
+        &self,
+        _hash: ContentHash,
+        _since: u64,
+    ) -> impl Future<Output = Result<bool, BlobError>> + Send {
+        std::future::ready(Ok(true))
+    }
 
     /// For each name, whether a blob of it is there (by what the store says, not by reading it).
     fn contains(&self, hashes: &[ContentHash]) -> impl Future<Output = Result<Vec<bool>, BlobError>> + Send;

@@ -92,10 +92,7 @@ impl NatsBlobs {
     fn over(wire: Wire, name: String, info: &StreamInfo) -> Result<Self, BrokerError> {
         let stream = stream_of(&name);
         Wire::require(&stream, info, &subjects_of(&name))?;
-        let chunk_size = match wire.client().max_payload() {
-            0 => CHUNK,
-            most => CHUNK.min(most.saturating_sub(HEADROOM)).max(1),
-        };
+        let chunk_size = chunk_size_of(wire.client());
         let durable = info.config.persist_mode.as_deref() != Some("async");
         let lookups = Lookups::start(wire.clone(), stream.clone());
         Ok(Self(Arc::new(Bucket { wire, name, stream, lookups, chunk_size, durable })))
@@ -109,6 +106,14 @@ impl NatsBlobs {
     /// Whether an acknowledged blob is as safe as an acknowledged event: false when the bucket's stream is written to disk later.
     pub fn is_durable(&self) -> bool {
         self.0.durable
+    }
+}
+
+/// How long a chunk may be on this broker.
+pub(super) fn chunk_size_of(client: &async_nats::Client) -> usize {
+    match client.max_payload() {
+        0 => CHUNK,
+        most => CHUNK.min(most.saturating_sub(HEADROOM)).max(1),
     }
 }
 

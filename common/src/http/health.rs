@@ -78,7 +78,12 @@ fn reason(reason: &Reason) -> Value {
         | Reason::HookFails(age) => value["seconds"] = json!(age.as_secs_f64()),
         Reason::Parked(count) | Reason::Held(count) => value["count"] = json!(count),
         Reason::MostDown(down, nodes) => (value["down"], value["nodes"]) = (json!(down), json!(nodes)),
-        Reason::Stopping | Reason::BrokerAway | Reason::LogUnread | Reason::NoRoom | Reason::Diverged => {}
+        Reason::Stopping
+        | Reason::BrokerAway
+        | Reason::LogUnread
+        | Reason::NoRoom
+        | Reason::StoreAway
+        | Reason::Diverged => {}
     }
     value
 }

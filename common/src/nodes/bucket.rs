@@ -94,7 +94,8 @@ impl NodeBucket {
         Ok(bucket)
     }
 
-    fn named(client: async_nats::Client, mirror: &MirrorName) -> Self {
+    /// The bucket, there or not.
+    pub fn named(client: async_nats::Client, mirror: &MirrorName) -> Self {
         let bucket = mirror.node_bucket();
         Self {
             wire: Wire::new(client),

@@ -6,6 +6,7 @@ use super::{
     Underway,
 };
 use crate::{
+    blobs::Blobs,
     broker::{BrokerError, Connection},
     event::Version,
     hash::ContentHash,
@@ -96,6 +97,8 @@ pub struct Reporter {
     boot: String,
     started: Timestamp,
     claim: Option<Claim>,
+    /// Where it stores.
+    blobs: Option<Blobs>,
     last: Option<(Instant, NodeRecord)>,
     /// What it would write now, for who asks this process itself.
     now: watch::Sender<Option<NodeRecord>>,
@@ -111,9 +114,15 @@ impl Reporter {
             boot,
             started: Timestamp::now(),
             claim: None,
+            blobs: None,
             last: None,
             now: watch::Sender::default(),
         }
+    }
+
+    /// From now on it tells where the process stores blobs.
+    pub fn stores_in(&mut self, blobs: &Blobs) {
+        self.blobs = Some(blobs.clone());
     }
 
     /// Takes the node's name for this process. A broker that does not answer is asked again until `stop`, with one warning; one that has lost the bucket since it
@@ -250,7 +259,7 @@ impl Reporter {
             http: self.identity.http.clone(),
             build: env!("CARGO_PKG_VERSION").into(),
             durable: self.identity.durable,
-            store: "nats".into(),
+            store: self.blobs.as_ref().map_or_else(|| "nats".into(), |blobs| blobs.location().to_string()),
             diverged: progress.diverged,
             underway: progress.underway,
             started: self.started,

@@ -60,6 +60,9 @@ pub struct CommonArgs {
     /// Make the bucket of blobs as durable as the log (slower; without it a lost blob is uploaded again by a node that holds it)
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", global = true)]
     pub durable_blobs: Option<String>,
+    /// Where blobs are kept, when the mirror is made: nats, s3://bucket/prefix, file:///folder (a folder that all nodes share) or another store [default: nats]
+    #[arg(long, value_name = "nats|URL", global = true)]
+    pub blobs: Option<String>,
 }
 
 /// The flags of commands that upload.

@@ -11,8 +11,9 @@ use std::{
 };
 
 /// Every setting: the flag `--<name>`, the variable `MEDIAMIRROR_<NAME>`, the key in the file, and the nats CLI's variable.
-pub(super) const KEYS: [(&str, Option<&str>); 35] = [
+pub(super) const KEYS: [(&str, Option<&str>); 36] = [
     ("blob-retention", None),
+    ("blobs", None),
     ("config", None),
     ("context", Some("NATS_CONTEXT")),
     ("creds", Some("NATS_CREDS")),
@@ -59,9 +60,22 @@ impl Environment {
         std::env::vars_os().collect()
     }
 
+    /// All that is text.
+    pub fn variables(&self) -> Vec<(String, String)> {
+        let text = |value: &OsString| value.to_str().map(str::to_owned);
+        self.0.iter().filter_map(|(name, value)| Some((text(name)?, text(value)?))).collect()
+    }
+
     /// A variable that is set and not empty.
     pub fn get(&self, name: &str) -> Option<&OsStr> {
         self.0.get(OsStr::new(name)).map(OsString::as_os_str).filter(|value| !value.is_empty())
+    }
+}
+
+/// Some of it is secret.
+impl fmt::Debug for Environment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Environment({} variables)", self.0.len())
     }
 }
 

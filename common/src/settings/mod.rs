@@ -29,6 +29,7 @@ pub use told::{Told, example};
 pub use units::{InvalidDuration, InvalidSize, Size, parse_duration};
 
 use crate::{
+    blobs::{InvalidLocation, Location},
     hash::ContentHash,
     names::{MirrorName, NodeName},
 };
@@ -96,6 +97,10 @@ pub struct Settings {
     pub nats: NatsSettings,
     /// How stores are made.
     pub store: StoreSettings,
+    /// Where blobs are kept, if that was said.
+    pub blobs: Option<Location>,
+    /// Every variable of the environment: a blob store takes its credentials from there.
+    pub environment: Environment,
     /// Logging.
     pub log: LogSettings,
     /// Where services answer HTTP.
@@ -165,6 +170,8 @@ impl CommonArgs {
             base,
             state_dir,
             store,
+            blobs: text("blobs", &self.blobs).map(location).transpose()?,
+            environment: layers.environment().clone(),
             log: LogSettings { format, filter },
         })
     }
@@ -356,6 +363,20 @@ impl ScrubArgs {
             every: pick("scrub-every", &self.scrub_every).map_or(Ok(SCRUB_EVERY), every)?,
         })
     }
+}
+
+/// A store that was named by a flag that is no setting.
+pub fn location_of(flag: &str, text: &str) -> Result<Location, SettingsError> {
+    location(Given { value: text.into(), origin: Origin::new(Level::Flag, format!("--{flag}")) })
+}
+
+fn location(given: Given) -> Result<Location, SettingsError> {
+    // What is refused for the secret in it is not shown.
+    let value = match given.text()?.contains('@') {
+        true => Given { value: "…".into(), origin: given.origin.clone() },
+        false => given.clone(),
+    };
+    given.text()?.trim().parse().map_err(|error: InvalidLocation| value.refuse(error))
 }
 
 fn one_of<T: Copy>(given: &Given, all: &[(&str, T)]) -> Result<T, SettingsError> {

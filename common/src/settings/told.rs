@@ -65,7 +65,7 @@ pub fn example() -> String {
 }
 
 fn shown(key: &str, value: &str) -> String {
-    if key != "nats-url" {
+    if key != "nats-url" && key != "blobs" {
         return value.into();
     }
     let urls = value.split(',').map(|url| match (url.find("://"), url.rfind('@')) {

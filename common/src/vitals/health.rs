@@ -50,6 +50,8 @@ pub struct Facts {
     pub session: bool,
     /// Whether something waits for room on a disk.
     pub no_room: bool,
+    /// Whether the blob store did not do what was asked last.
+    pub store_away: bool,
     /// How long each has stood still; the order is that of [`Standstill::ALL`].
     pub still: [Duration; 3],
     /// How old the oldest event is that the log has and this node has not applied (replicator).
@@ -87,6 +89,8 @@ pub enum Reason {
     Slow(Duration),
     /// A disk is full.
     NoRoom,
+    /// The blob store does not do what is asked.
+    StoreAway,
     /// So many events cannot be applied.
     Parked(u64),
     /// So many paths wait for an operator.
@@ -112,6 +116,7 @@ impl Reason {
             Self::Behind(_) => "behind",
             Self::Slow(_) => "slow",
             Self::NoRoom => "no_room",
+            Self::StoreAway => "store_away",
             Self::Parked(_) => "parked",
             Self::Held(_) => "held",
             Self::MostDown(..) => "most_down",
@@ -154,6 +159,7 @@ impl fmt::Display for Reason {
             }
             Self::Slow(age) => write!(f, "the oldest event in work was taken {} s ago", age.as_secs()),
             Self::NoRoom => f.write_str("something waits for room on a disk"),
+            Self::StoreAway => f.write_str("the blob store does not answer, or refuses"),
             Self::Parked(count) => write!(f, "{count} events cannot be applied here"),
             Self::Held(count) => write!(f, "{count} paths wait for an operator's answer"),
             Self::MostDown(down, nodes) => write!(f, "{down} of {nodes} nodes are down"),
@@ -207,7 +213,8 @@ pub fn judge(facts: &Facts) -> Health {
         because(too_long(facts.lag), Reason::Behind(facts.lag));
         because(too_long(facts.oldest), Reason::Slow(facts.oldest));
     }
-    because(facts.no_room, Reason::NoRoom);
+    because(facts.no_room && !facts.store_away, Reason::NoRoom);
+    because(facts.store_away, Reason::StoreAway);
     because(facts.parked > 0, Reason::Parked(facts.parked));
     because(facts.held > 0, Reason::Held(facts.held));
     because(facts.diverged, Reason::Diverged);
@@ -245,6 +252,7 @@ mod tests {
             connected: true,
             session: true,
             no_room: false,
+            store_away: false,
             still: [LIMIT; 3],
             lag: LIMIT,
             oldest: LIMIT,
@@ -276,6 +284,7 @@ mod tests {
             (Facts { oldest: LONG, ..well() }, Verdict::Unready, &["slow"]),
             (Facts { lag: LONG, oldest: LONG, role: Role::Watcher, ..well() }, Verdict::Ready, &[]),
             (Facts { no_room: true, ..well() }, Verdict::Degraded, &["no_room"]),
+            (Facts { store_away: true, no_room: true, ..well() }, Verdict::Degraded, &["store_away"]),
             (Facts { parked: 1, held: 1, ..well() }, Verdict::Degraded, &["parked", "held"]),
             (Facts { diverged: true, ..well() }, Verdict::Degraded, &["diverged"]),
             (Facts { most_down: Some((2, 3)), ..well() }, Verdict::Degraded, &["most_down"]),

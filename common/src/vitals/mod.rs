@@ -20,6 +20,7 @@ pub use samples::{Sample, Samples};
 pub use underway::Long;
 
 use crate::{
+    blobs::Blobs,
     broker::{Broker, Connection},
     event::Version,
     index::{Index, IndexError},
@@ -100,6 +101,7 @@ pub struct Vitals {
     stop: CancellationToken,
     notify: Option<Notify>,
     connection: OnceLock<watch::Receiver<Connection>>,
+    blobs: OnceLock<Blobs>,
     record: OnceLock<watch::Receiver<Option<NodeRecord>>>,
     meter: RateLimit,
     done: AtomicU64,
@@ -147,6 +149,7 @@ impl Vitals {
             stop,
             notify,
             connection: OnceLock::new(),
+            blobs: OnceLock::new(),
             record: OnceLock::new(),
             meter,
             done: AtomicU64::new(0),
@@ -183,6 +186,16 @@ impl Vitals {
         // A second connection would be to the same broker.
         let _ = self.connection.set(broker.connection());
         broker.durable().into_iter().for_each(|durable| self.metrics.set_durable(durable));
+    }
+
+    /// The blob store is known.
+    pub fn stores_in(&self, blobs: &Blobs) {
+        // The same, however often it moves.
+        let _ = self.blobs.set(blobs.clone());
+    }
+
+    fn store_away(&self) -> bool {
+        self.blobs.get().is_some_and(Blobs::is_away)
     }
 
     /// The loop reports from now on.
@@ -228,7 +241,8 @@ impl Vitals {
             // Without work, or when it cannot go on for a reason that has a name, nothing stands still.
             let behind = self.role == Role::Replicator && head.is_some_and(|head| version < head);
             let first = seen.version.is_none();
-            if first || done != seen.done || !(work || behind) || no_room || !session {
+            let waits = no_room || self.store_away() || !session;
+            if first || done != seen.done || !(work || behind) || waits {
                 (seen.done, seen.moved) = (done, now);
             }
             seen.version = Some(version);
@@ -326,7 +340,8 @@ impl Vitals {
         gauges.version.set(number(version.get()));
         gauges.head.set(number(head.get()));
         gauges.lag_events.set(number(head.get().saturating_sub(version.get())));
-        gauges.no_room.set(i64::from(facts.no_room));
+        gauges.no_room.set(i64::from(facts.no_room && !facts.store_away));
+        gauges.store_away.set(i64::from(facts.store_away));
         gauges.lag.set(facts.lag.as_secs_f64());
         gauges.oldest.set(facts.oldest.as_secs_f64());
         self.metrics.set_state(if facts.stopping { NodeRunState::Stopping } else { state });
@@ -350,6 +365,7 @@ impl Vitals {
             connected: self.is_connected(),
             session: seen.session,
             no_room: seen.no_room,
+            store_away: self.store_away(),
             still: [since(seen.turned), probed.asked.map_or(Duration::ZERO, since), work],
             lag: probed.lag(seen.version.unwrap_or_default(), now),
             oldest: seen.oldest.map_or(Duration::ZERO, since),

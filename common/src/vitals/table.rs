@@ -74,6 +74,7 @@ pub const TABLE: &[Row] = &[
     row("mediamirror_tree_bytes", Kind::Gauge, None, "", "Their bytes"),
     row("mediamirror_disk_free_bytes", Kind::Gauge, None, "", "Free bytes under the root"),
     row("mediamirror_waits_for_room", Kind::Gauge, None, "", "1 while something waits for room on a disk: under the root, under the index, or the broker's"),
+    row("mediamirror_store_away", Kind::Gauge, None, "", "1 while the blob store does not answer, or refuses what is asked of it"),
     row("mediamirror_nodes", Kind::Gauge, None, "state (up, down)", "Processes of the mirror that were seen within 15 s, and those that were not"),
     row("mediamirror_digest_match", Kind::Gauge, R, "", "1; 0 while this node has applied the same events as others and has not the same files"),
     row("mediamirror_folders", Kind::Gauge, W, "", "Folders of the tree"),

@@ -88,7 +88,7 @@ fn equal_nodes_are_said_to_be_equal_also_while_files_are_on_their_way() {
         assert_eq!(finished.stdout, "22 paths checked, 0 differ\n");
         assert!(!finished.stderr.contains(['\r', '\x1b']), "a bar without a terminal: {finished:?}");
     }
-    verify(&mirror, 0, &["--blobs"]).succeeded();
+    verify(&mirror, 0, &["--read-blobs"]).succeeded();
     // A message that is no event is counted, and is no difference: no content is known for its path.
     mirror.nats().publish("mirror.media.poison", b"no event at all");
     let said = verify(&mirror, 0, &[]).succeeded().stdout;
@@ -173,17 +173,17 @@ fn blobs_that_the_store_lost_or_damaged_are_stored_again() {
     let found = differences(&found);
     assert!(found.len() == 21 && found.iter().all(|(_, how)| how == "blob-missing"), "{found:?}");
     verify(&mirror, 1, &["--repair"]).succeeded();
-    verify(&mirror, 0, &["--blobs"]).succeeded();
+    verify(&mirror, 0, &["--read-blobs"]).succeeded();
     // What is still asked for would be stored again before anybody looks.
     wait_until(SOON, "nothing to be wanted any more", || mirror.nats().wanted("b").is_empty());
 
     assert!(mirror.nats().damage_blobs() > 21);
     verify(&mirror, 0, &[]).succeeded();
-    let found = verify(&mirror, 0, &["--json", "--blobs"]);
+    let found = verify(&mirror, 0, &["--json", "--read-blobs"]);
     let damaged = differences(&found);
     assert!(damaged.len() == 21 && damaged.iter().all(|(_, how)| how == "blob-damaged"), "{damaged:?}");
     // A blob is uploaded again once a minute at most, and all of them were a moment ago.
-    verify(&mirror, 0, &["--repair", "--blobs", "--timeout", "100s"]).succeeded();
+    verify(&mirror, 0, &["--repair", "--read-blobs", "--timeout", "100s"]).succeeded();
     wait_until(SOON, "nothing to be wanted any more", || mirror.nats().wanted("a").is_empty());
     assert_eq!(mirror.log().len(), 24, "an upload is no event");
 }

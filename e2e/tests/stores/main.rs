@@ -3,7 +3,11 @@
 //! Tests whose names begin with `full_` take minutes; `deploy/test.sh --full` runs them.
 #![allow(clippy::unwrap_used)]
 
+mod contract;
+mod elsewhere;
+mod export;
 mod gc;
+mod moving;
 mod transit;
 
 use common::hash::ContentHash;

@@ -5,11 +5,12 @@ use super::{
     plan::{Fate, Nodes, Refusal, Terms, too_many},
 };
 use common::{
-    blobs::{BlobError, Listed, NatsBlobs, Orphan, Tombstone},
+    blobs::{BlobError, BlobStore, Blobs, Listed, Orphan, Store, Tombstone, objects::MarkError},
     broker::BrokerError,
     event::{StreamCreated, Version},
     hash::ContentHash,
     log::{EventLog, JetStreamLog},
+    names::NodeName,
     nodes::NodeBucket,
     settings::Retention,
     time::Timestamp,
@@ -19,6 +20,7 @@ use std::{
     collections::{HashMap, HashSet},
     time::Duration,
 };
+use tokio::time::{Instant, sleep};
 
 /// Blobs that the log is asked about in one reading: some 20 MB.
 const CANDIDATES: usize = 50_000;
@@ -26,6 +28,9 @@ const CANDIDATES: usize = 50_000;
 const PAGE: usize = 500;
 /// Blobs taken away at once.
 const AT_ONCE: usize = 16;
+/// How long blobs that should have stayed are waited for, and how often it is looked: nodes read what is wanted every 5 s.
+const BROUGHT_BACK: Duration = Duration::from_secs(60);
+const LOOK: Duration = Duration::from_secs(1);
 /// Between two looks whether the lease still holds.
 const STEP: usize = 500;
 
@@ -38,13 +43,17 @@ pub enum GcError {
     Blob(#[from] BlobError),
     #[error("the log became another one while it was read")]
     AnotherLog,
+    #[error(transparent)]
+    Mark(#[from] MarkError),
     #[error("another process has taken over, since this one stood still for a minute")]
     LeaseLost,
 }
 
 /// What is to be taken away.
-#[derive(Default)]
 pub struct Plan {
+    store: Store,
+    /// Where the log ended before it was read.
+    read_to: Version,
     /// Blobs in the store.
     pub blobs: u64,
     /// Those without a name in the log.
@@ -60,6 +69,20 @@ pub struct Plan {
 }
 
 impl Plan {
+    fn of(store: Store, read_to: Version) -> Self {
+        Self {
+            store,
+            read_to,
+            blobs: 0,
+            unnamed: Vec::new(),
+            applied: Vec::new(),
+            orphans: Vec::new(),
+            tombstones: Vec::new(),
+            messages: 0,
+            refusals: Vec::new(),
+        }
+    }
+
     /// Why an operator has to agree first.
     pub fn refusal(&self) -> Option<&Refusal> {
         let something = self.unnamed.len() + self.applied.len() + self.orphans.len() > 0;
@@ -84,7 +107,7 @@ pub struct Done {
 
 pub struct Collector {
     pub log: JetStreamLog,
-    pub blobs: NatsBlobs,
+    pub blobs: Blobs,
     pub nodes: NodeBucket,
     pub retention: Retention,
     pub grace: Duration,
@@ -97,7 +120,12 @@ impl Collector {
         let nodes = Nodes::of(self.nodes.all().await?, &log, now);
         let wanted: HashSet<ContentHash> = self.nodes.all_wanted().await?.into_iter().collect();
         let terms = Terms { retention: self.retention, grace: self.grace, nodes: &nodes };
-        let (mut plan, mut large, mut from, mut lease) = (Plan::default(), HashSet::new(), Some(1), lease);
+        self.blobs.is_ours().await?;
+        let mut plan = Plan::of(self.blobs.current(), log.last);
+        if self.blobs.is_moving() {
+            plan.refusals.push(Refusal::Moving);
+        }
+        let (mut large, mut from, mut lease) = (HashSet::new(), Some(1), lease);
         while let Some(first) = from {
             let mut candidates = HashMap::new();
             from = self.candidates(first, (&terms, now), &mut plan, &mut large, &mut candidates).await?;
@@ -113,10 +141,7 @@ impl Collector {
         }
         let before = Timestamp::from_nanos(now.nanos() - self.grace.as_nanos() as i128);
         plan.tombstones.retain(|tombstone| tombstone.since < before);
-        // Listing all chunks is work for the broker: where each message belongs to a blob there is nothing to find.
-        if self.blobs.messages().await? > plan.messages {
-            plan.orphans = self.blobs.orphans(&large, before).await?;
-        }
+        plan.orphans = plan.store.orphans((&large, plan.messages), before).await?;
         plan.refusals.extend(nodes.trust());
         plan.refusals.extend(too_many(plan.unnamed.len() as u64, plan.blobs));
         Ok(plan)
@@ -133,7 +158,7 @@ impl Collector {
     ) -> Result<Option<u64>, GcError> {
         let mut from = Some(first);
         while let Some(at) = from.filter(|_| candidates.len() < CANDIDATES) {
-            let page = self.blobs.list(at).await?;
+            let page = plan.store.list(at).await?;
             plan.messages += (page.blobs.len() + page.tombstones.len()) as u64;
             plan.tombstones.extend(page.tombstones);
             large.extend(page.foreign);
@@ -185,34 +210,87 @@ impl Collector {
 
     /// Takes it away.
     pub async fn carry_out(&self, plan: Plan, mut lease: Lease) -> Result<Done, GcError> {
-        let mut done = Done::default();
+        let (mut done, mut gone_now) = (Done::default(), HashSet::new());
+        let (store, read_to) = (plan.store, plan.read_to);
         let listed: Vec<Listed> = plan.unnamed.into_iter().chain(plan.applied).collect();
         for some in listed.chunks(STEP) {
             keep(Some(&mut lease)).await?;
             let taking = some.iter().cloned().map(|listed| {
-                let blobs = self.blobs.clone();
-                async move { Ok::<_, GcError>((blobs.take_away(&listed).await?, listed.size)) }
+                let store = store.clone();
+                async move { Ok::<_, GcError>((store.take_away(&listed).await?, listed)) }
             });
-            let taken: Vec<(bool, u64)> =
+            let taken: Vec<(bool, Listed)> =
                 stream::iter(taking).buffer_unordered(AT_ONCE).try_collect().await?;
-            for (gone, size) in taken {
-                match gone {
-                    true => (done.blobs, done.bytes) = (done.blobs + 1, done.bytes + size),
-                    false => done.kept += 1,
+            for (gone, listed) in taken {
+                if gone {
+                    (done.blobs, done.bytes) = (done.blobs + 1, done.bytes + listed.size);
+                    gone_now.insert(listed.hash);
+                } else {
+                    done.kept += 1;
                 }
             }
         }
         for orphan in &plan.orphans {
             keep(Some(&mut lease)).await?;
-            done.orphans += u64::from(self.blobs.take_orphan_away(orphan).await?);
+            done.orphans += u64::from(store.take_orphan_away(orphan).await?);
         }
         for tombstone in &plan.tombstones {
             keep(Some(&mut lease)).await?;
-            self.blobs.drop_tombstone(tombstone).await?;
+            store.drop_tombstone(tombstone).await?;
+        }
+        if store.is_unguarded() {
+            self.bring_back(&store, &gone_now, read_to, &mut lease).await?;
         }
         lease.finish().await?;
         Ok(done)
     }
+
+    /// In a store without compare-and-set a blob may have been found by a put while it was taken away. Its event is in the log by now, or who published it finds it gone:
+    /// so what has been named since the log was read is asked for from the nodes.
+    async fn bring_back(
+        &self,
+        store: &Store,
+        gone: &HashSet<ContentHash>,
+        read_to: Version,
+        lease: &mut Lease,
+    ) -> Result<(), GcError> {
+        let (last, mut from, mut named) = (self.log.state().await?.last, read_to.next(), Vec::new());
+        while !gone.is_empty() && from <= last {
+            let page = self.log.read(from, PAGE).await?;
+            let Some(end) = page.last() else { break };
+            from = end.version.next();
+            let events = page.iter().filter_map(|logged| logged.event.as_ref().ok());
+            named.extend(events.map(|event| event.sha256).filter(|hash| gone.contains(hash)));
+        }
+        let (name, until) = (asker(), Instant::now() + BROUGHT_BACK);
+        let mut asked = false;
+        while !named.is_empty() && Instant::now() < until {
+            let there = store.contains(&named).await?;
+            let mut there = there.into_iter();
+            named.retain(|_| there.next() == Some(false));
+            if !named.is_empty() {
+                self.nodes.want(&name, named.clone()).await?;
+                asked = true;
+                sleep(LOOK).await;
+            }
+            keep(Some(lease)).await?;
+        }
+        if asked {
+            self.nodes.forget(&name).await?;
+        }
+        if !named.is_empty() {
+            tracing::warn!(
+                blobs = named.len(),
+                "taken away, and named by an event at the same time: the nodes that need them ask for them"
+            );
+        }
+        Ok(())
+    }
+}
+
+/// A name for a list of wanted blobs that is no node's.
+fn asker() -> NodeName {
+    format!("gc-{:016x}", rand::random::<u64>()).parse().expect("letters and digits")
 }
 
 async fn keep(lease: Option<&mut Lease>) -> Result<(), GcError> {

@@ -9,13 +9,12 @@ pub mod timer;
 
 use collector::{Collector, Done, GcError, Plan};
 use common::{
-    blobs::NatsBlobs,
     broker::Broker,
     exit::{Exit, Failure},
     log::JetStreamLog,
     nodes::NodeBucket,
     settings::{Retention, Settings},
-    startup::{connect_command, stop_on_signals},
+    startup::{blobs_of, connect_command, stop_on_signals},
 };
 pub use lease::Lease;
 use serde_json::json;
@@ -51,7 +50,7 @@ async fn collect(broker: &Broker, settings: &Settings, asked: &Asked) -> Result<
     };
     let collector = Collector {
         log: JetStreamLog::attach(broker.client().clone(), &settings.mirror).await?,
-        blobs: NatsBlobs::attach(broker.client().clone(), &settings.mirror).await?,
+        blobs: blobs_of(broker, settings).await?,
         nodes: NodeBucket::attach(broker.client().clone(), &settings.mirror).await?,
         retention: asked.retention,
         grace: asked.grace,

@@ -21,6 +21,8 @@ const ONE_IN: u64 = 10;
 pub enum Refusal {
     /// No node follows this log.
     Untrusted(String),
+    /// The blobs are on their way to another store.
+    Moving,
     /// So many of so many blobs have no name in the log.
     TooMany(u64, u64),
 }
@@ -29,6 +31,9 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Untrusted(why) => write!(f, "the log may not be the one that names these blobs: {why}"),
+            Self::Moving => {
+                f.write_str("the blobs are moving to another store: end `replicator migrate` first")
+            }
             Self::TooMany(unnamed, all) => {
                 write!(f, "the log names none of {unnamed} of {all} blobs: more than one in {ONE_IN}")
             }

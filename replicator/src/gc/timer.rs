@@ -6,7 +6,7 @@ use super::{
     lease::Lease,
 };
 use common::{
-    blobs::{GRACE, NatsBlobs},
+    blobs::{Blobs, GRACE},
     broker::BrokerError,
     error_chain,
     log::JetStreamLog,
@@ -25,7 +25,7 @@ const LOOK: Duration = Duration::from_secs(600);
 /// Begins; it ends when the handle is dropped. `None`: it is off.
 pub fn start(
     settings: CollectSettings,
-    (log, blobs, nodes): (JetStreamLog, NatsBlobs, NodeBucket),
+    (log, blobs, nodes): (JetStreamLog, Blobs, NodeBucket),
     name: &NodeName,
 ) -> Option<AbortOnDropHandle<()>> {
     let (every, name) = (settings.every?, name.to_string());

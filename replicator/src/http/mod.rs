@@ -16,7 +16,7 @@ mod wait;
 use crate::{node::Node, service::Urgent};
 use common::{
     arrivals::Arrivals,
-    blobs::NatsBlobs,
+    blobs::Blobs,
     broker::BrokerError,
     error_chain,
     http::{ASK_AGAIN, Problem, Routes, content::Shelf, openapi::Table},
@@ -71,7 +71,7 @@ impl Api {
     }
 
     /// The broker is reached.
-    pub fn reached(&self, node: &Node<JetStreamLog, NatsBlobs>, urgent: Urgent, nodes: NodeBucket) {
+    pub fn reached(&self, node: &Node<JetStreamLog, Blobs>, urgent: Urgent, nodes: NodeBucket) {
         self.shelf.reached(node.blobs.clone(), node.download_limit.clone());
         let (sightings, arrivals) = (Sightings::new(node.log.clone(), nodes), node.arrivals.clone());
         // A second time would be the same broker.

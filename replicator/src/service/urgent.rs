@@ -318,9 +318,12 @@ fn end_of(result: &Result<Tried, ApplyError>) -> End {
         Ok(Tried::Parked { reason, .. }) => End::Parked(reason.clone()),
         Ok(Tried::Held) => End::Parked(ApplyError::Held.to_string()),
         Ok(Tried::Again { reason, want: Some(_), .. }) => End::NoContent(reason.clone()),
-        Ok(Tried::Again { reason, .. } | Tried::NoRoom { reason, .. } | Tried::Rested { reason }) => {
-            End::Failed(reason.clone())
-        }
+        Ok(
+            Tried::Again { reason, .. }
+            | Tried::StoreAway { reason, .. }
+            | Tried::NoRoom { reason, .. }
+            | Tried::Rested { reason },
+        ) => End::Failed(reason.clone()),
         Ok(Tried::SessionOver) => End::Away,
         Ok(Tried::Halt(error)) | Err(error) => End::Failed(error_chain(error)),
     }

@@ -96,6 +96,15 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
                     return Ok(());
                 }
             }
+            Ok(Tried::StoreAway { reason, pause }) => {
+                self.room.remove(&item.logged.subject);
+                self.trouble(reason);
+                if current && !item.urgent {
+                    item.tries += 1;
+                    self.rest(item, sleep(pause), true);
+                    return Ok(());
+                }
+            }
             Ok(Tried::SessionOver) => {
                 if current {
                     self.end_session();

@@ -10,7 +10,7 @@ use crate::gc::Lease;
 use check::{BATCH, CheckError, Checker, Differing};
 use common::{
     bar::{self, Bar},
-    blobs::{BlobStore, NatsBlobs},
+    blobs::{BlobStore, Blobs},
     broker::Broker,
     exit::{Exit, Failure, Fault},
     index::{Index, Tx},
@@ -19,7 +19,7 @@ use common::{
     path::MediaPath,
     root::{IgnoreRules, Root, known_root},
     settings::{Settings, WatchSettings},
-    startup::{connect_command, index_of, is_running, stop_on_signals},
+    startup::{blobs_of, connect_command, index_of, is_running, stop_on_signals},
     time::Timestamp,
     trust::{Distrust, verdict},
 };
@@ -87,9 +87,9 @@ async fn checker(
     index: Index,
     rules: IgnoreRules,
     read_blobs: bool,
-) -> Result<Checker<JetStreamLog, NatsBlobs>, Failure> {
+) -> Result<Checker<JetStreamLog, Blobs>, Failure> {
     let log = JetStreamLog::attach(broker.client().clone(), &settings.mirror).await?;
-    let blobs = NatsBlobs::attach(broker.client().clone(), &settings.mirror).await?;
+    let blobs = blobs_of(broker, settings).await?;
     let nodes = NodeBucket::attach(broker.client().clone(), &settings.mirror).await?;
     let in_transit = Lease::in_transit(&nodes).await?;
     let style = bar::style("{bar:24} {bytes}/{total_bytes}  {bytes_per_sec}  {eta} left  {msg} files");
@@ -98,7 +98,7 @@ async fn checker(
 }
 
 async fn verify(
-    checker: &Checker<JetStreamLog, NatsBlobs>,
+    checker: &Checker<JetStreamLog, Blobs>,
     settings: &Settings,
     wanted: &Wanted,
     idle: bool,
@@ -138,7 +138,7 @@ fn log_trouble(why: &Distrust) -> String {
 
 /// The consumer of this node, once its replicator has followed the log.
 async fn consumer_trouble(
-    checker: &Checker<JetStreamLog, NatsBlobs>,
+    checker: &Checker<JetStreamLog, Blobs>,
     settings: &Settings,
 ) -> Result<Option<String>, CheckError> {
     if !checker.index.node()?.log_read {

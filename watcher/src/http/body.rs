@@ -11,7 +11,7 @@ use crate::{
 use axum::body::{Body, BodyDataStream};
 use bytes::{Bytes, BytesMut};
 use common::{
-    blobs::{BlobStore, NatsBlobs, Source},
+    blobs::{BlobStore, Blobs, Source},
     hash::{ContentHash, Hasher},
     limits::RateLimit,
     resolve::blocking,
@@ -39,7 +39,7 @@ const STEP: u64 = 16 << 20;
 pub struct Incoming<'a> {
     pub root: &'a Arc<Root>,
     pub space: &'a Space,
-    pub blobs: &'a NatsBlobs,
+    pub blobs: &'a Blobs,
     pub limit: &'a RateLimit,
     pub naming: &'a Turns<ContentHash>,
     pub stop: &'a CancellationToken,
@@ -116,7 +116,7 @@ async fn large(
     let disk = tokio::spawn(write(root, name, spool, disk));
     let (to_store, source) = mpsc::channel(1);
     let (hash, hash_out) = oneshot::channel();
-    let source = Source { chunks: source, hash: hash_out };
+    let source = Source { chunks: source, hash: hash_out, name: Some(incoming.name) };
     let put = async { incoming.blobs.put_stream(source).await.map(drop).map_err(Refused::Store) };
     let to_store = (incoming.store == Store::Put).then_some(to_store);
     let mut put = std::pin::pin!(put);

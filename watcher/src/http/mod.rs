@@ -16,7 +16,7 @@ use crate::{
     turns::{Turn, Turns},
 };
 use common::{
-    blobs::NatsBlobs,
+    blobs::Blobs,
     bulk::Counter,
     hash::ContentHash,
     http::{ASK_AGAIN, Problem, Routes, openapi::Table},
@@ -46,7 +46,7 @@ const WAITS: usize = 64;
 /// What is under way when the process ends gets this long.
 const WIND_DOWN: Duration = Duration::from_secs(5);
 
-type Live = watch::Receiver<Working<JetStreamLog, NatsBlobs>>;
+type Live = watch::Receiver<Working<JetStreamLog, Blobs>>;
 
 /// What the routes share.
 pub struct Api {
@@ -107,7 +107,7 @@ impl Api {
         let _ = timeout(WIND_DOWN, self.places.acquire_many(AT_ONCE)).await;
     }
 
-    fn working(&self) -> Result<(Arc<Node<JetStreamLog, NatsBlobs>>, Session), Problem> {
+    fn working(&self) -> Result<(Arc<Node<JetStreamLog, Blobs>>, Session), Problem> {
         let away = || Problem::passing("the broker is away, or the log is not trusted yet", ASK_AGAIN);
         self.live.borrow().clone().ok_or_else(away)
     }
@@ -122,7 +122,7 @@ impl Api {
     }
 
     /// Waits until it is our turn at a path. Others may be at it: users' files are published one at a time there, too, and a large one takes its time.
-    async fn turn(&self, node: &Node<JetStreamLog, NatsBlobs>, path: &MediaPath) -> Result<Turn, Problem> {
+    async fn turn(&self, node: &Node<JetStreamLog, Blobs>, path: &MediaPath) -> Result<Turn, Problem> {
         let turn = timeout(PATIENCE, node.turns.take(path.clone())).await;
         turn.map_err(|_| Problem::passing("other work on this path does not come to an end", ASK_AGAIN))
     }

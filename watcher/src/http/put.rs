@@ -7,6 +7,7 @@ use super::{
 use crate::{
     direct::{Direct, Done},
     node::Node,
+    upload,
 };
 use axum::{
     Json,
@@ -19,7 +20,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use common::{
-    blobs::{BlobStore, GRACE, NatsBlobs},
+    blobs::{BlobStore, Blobs, GRACE},
     event::Version,
     hash::ContentHash,
     http::{
@@ -186,6 +187,7 @@ async fn take(api: &Api, asked: &Asked, body: Body) -> Result<Kept, Problem> {
         return Ok(Kept { done, expires: named.is_empty().then_some(until) });
     };
     let (node, session) = api.working()?;
+    let stored_in = node.blobs.generation();
     let direct = Direct { node: &node, session: &session, path };
     let is_needed = direct.foresee(name, asked.only_new).await.map_err(Refused::Direct)?;
     let received = bring(api, &node, asked, body, is_needed).await?;
@@ -194,18 +196,20 @@ async fn take(api: &Api, asked: &Asked, body: Body) -> Result<Kept, Problem> {
     let (node, session) = api.working()?;
     let direct = Direct { node: &node, session: &session, path };
     let done = direct.put(name, received.spooled, asked.only_new).await.map_err(Refused::Direct)?;
+    upload::look_again(&node, name, stored_in).await;
     Ok(Kept { done, expires: None })
 }
 
 /// Receives the file, into the store and, where it has a path, onto the disk. What is there already is only checked.
 async fn bring(
     api: &Api,
-    node: &Node<JetStreamLog, NatsBlobs>,
+    node: &Node<JetStreamLog, Blobs>,
     asked: &Asked,
     body: Body,
     is_needed: bool,
 ) -> Result<Received, Refused> {
-    let known = node.blobs.contains(&[asked.name]).await.map_err(Refused::Store)?.contains(&true);
+    // Where blobs are moving, what only the store before has is stored again.
+    let known = node.blobs.current().contains(&[asked.name]).await.map_err(Refused::Store)?.contains(&true);
     let store = match (is_needed, known) {
         (false, _) => Store::Leave,
         (true, true) => Store::Touch,

@@ -32,6 +32,7 @@ pub(super) async fn offer_and_publish<L: EventLog, B: BlobStore>(
     detected: Timestamp,
 ) -> Result<Option<Outcome>, PublishError> {
     node.before_change().await?;
+    let stored_in = node.blobs.generation();
     let file = content.as_ref().map(|content| content.stat);
     let offer = Offer {
         kind: change.kind,
@@ -111,6 +112,9 @@ pub(super) async fn offer_and_publish<L: EventLog, B: BlobStore>(
                 return Err(PublishError::SessionOver);
             }
             let bytes = (offer.kind == Kind::Added).then_some(offer.size);
+            if bytes.is_some() {
+                upload::look_again(node, offer.sha256, stored_in).await;
+            }
             Ok(Some(Outcome::Published { version, bytes, racy: offer.racy }))
         }
         Published::Refused => after_refusal(node, session, path, &offer, file).await,

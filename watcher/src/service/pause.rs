@@ -1,4 +1,4 @@
-//! Waiting for room: on the broker's disk, or on the one under the index. Nothing is given up; one path at a time is tried until one gets through. Time is handed in.
+//! Waiting for room, on the broker's disk or on the one under the index, or for a blob store that is away. Nothing is given up; one path at a time is tried until one gets through. Time is handed in.
 
 use common::index::IndexError;
 use std::time::Duration;
@@ -27,6 +27,11 @@ impl Pause {
     /// The broker does not answer, as one that is full may do.
     pub(super) fn begin_unanswered(&mut self, reason: String, now: Instant) {
         self.begin_with("no answer", reason, now);
+    }
+
+    /// The blob store does not do what is asked.
+    pub(super) fn begin_store_away(&mut self, reason: String, now: Instant) {
+        self.begin_with("the blob store is away", reason, now);
     }
 
     fn begin_with(&mut self, what: &str, reason: String, now: Instant) {

@@ -255,7 +255,10 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
                     self.keep(path, waiting.why, waiting.since, now);
                 }
                 Next::Pause if matches!(self.mode, Mode::Run) => {
-                    self.pause.begin(error_chain(&error), now);
+                    match error.is_store_away() {
+                        true => self.pause.begin_store_away(error_chain(&error), now),
+                        false => self.pause.begin(error_chain(&error), now),
+                    }
                     // Removals that could not be held are known by one of their paths only.
                     self.rescan |= session.is_none();
                     self.keep(path, waiting.why, waiting.since, now + PAUSE);

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     arrivals::Arrival,
-    blobs::{BlobError, BlobReader, BlobStore, NatsBlobs},
+    blobs::{BlobError, BlobReader, BlobStore, Blobs},
     content::{self, hash_open},
     error_chain,
     hash::ContentHash,
@@ -61,7 +61,7 @@ pub struct Shelf {
     root: Arc<Root>,
     index: Index,
     /// Once the broker was reached.
-    store: OnceLock<(NatsBlobs, RateLimit)>,
+    store: OnceLock<(Blobs, RateLimit)>,
     downloads: Arc<Semaphore>,
     from_store: Arc<Semaphore>,
 }
@@ -95,7 +95,7 @@ impl Shelf {
     }
 
     /// The broker is reached. `limit`: what is read of its store passes through it.
-    pub fn reached(&self, blobs: NatsBlobs, limit: RateLimit) {
+    pub fn reached(&self, blobs: Blobs, limit: RateLimit) {
         // A second time would be the same store.
         let _ = self.store.set((blobs, limit));
     }
@@ -321,7 +321,7 @@ fn standing(root: &Root, path: &MediaPath, row: &Row, read: bool) -> Local {
 
 /// A blob of one chunk, checked.
 async fn small(
-    blobs: &NatsBlobs,
+    blobs: &Blobs,
     content: ContentHash,
     size: u64,
     limit: &RateLimit,
@@ -356,6 +356,6 @@ fn no_blob(error: BlobError) -> Problem {
     match error {
         BlobError::Missing(_) => Problem::new(StatusCode::NOT_FOUND, text),
         BlobError::Damaged { .. } | BlobError::Source(_) => Problem::new(StatusCode::BAD_GATEWAY, text),
-        BlobError::Broker(_) => Problem::passing(text, ASK_AGAIN),
+        BlobError::Broker(_) | BlobError::Store { .. } => Problem::passing(text, ASK_AGAIN),
     }
 }
