@@ -99,10 +99,15 @@ impl Process {
 
     /// The most memory it ever had resident, in bytes.
     pub fn peak_memory(&self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.id())).expect("a running process");
-        let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:")).expect("VmHWM in the status");
+        self.try_peak_memory().expect("a running process")
+    }
+
+    /// The same; `None`: it has ended.
+    pub fn try_peak_memory(&self) -> Option<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.id())).ok()?;
+        let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;
         let kib: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number of KiB");
-        kib * 1024
+        Some(kib * 1024)
     }
 }
 

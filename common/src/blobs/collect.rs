@@ -89,15 +89,22 @@ pub struct Orphan {
     newest: u64,
     /// Of which blob they might become the chunks without being uploaded, and where its meta message stands that says "deleted" (0: none).
     name: Option<(ContentHash, u64)>,
+    /// Of a bucket: the id of the upload.
+    upload: Option<String>,
 }
 
 impl Orphan {
     pub(super) fn file(path: String) -> Self {
-        Self { nuid: path, newest: 0, name: None }
+        Self { nuid: path, newest: 0, name: None, upload: None }
     }
 
-    pub(super) fn path(&self) -> &str {
-        &self.nuid
+    pub(super) fn upload(key: String, id: String) -> Self {
+        Self { nuid: key, newest: 0, name: None, upload: Some(id) }
+    }
+
+    /// A file, or the key of an upload and its id.
+    pub(super) fn place(&self) -> (&str, Option<&str>) {
+        (&self.nuid, self.upload.as_deref())
     }
 }
 
@@ -198,7 +205,7 @@ impl NatsBlobs {
         let bucket = &self.0;
         let newest = bucket.wire.last_of(&bucket.stream, &bucket.chunks_of(&nuid)).await?;
         let old = |newest: &Stored| newest.time < before;
-        Ok(newest.filter(old).map(|newest| Orphan { nuid, newest: newest.sequence, name }))
+        Ok(newest.filter(old).map(|newest| Orphan { nuid, newest: newest.sequence, name, upload: None }))
     }
 
     /// Takes chunks without a blob away. False: a blob has them by now.

@@ -383,7 +383,7 @@ impl Store {
     pub async fn take_orphan_away(&self, orphan: &Orphan) -> Result<bool, BlobError> {
         match self {
             Self::Nats(blobs) => blobs.take_orphan_away(orphan).await,
-            Self::Objects(blobs) => blobs.take_orphan_away(orphan.path()).await.map(|()| true),
+            Self::Objects(blobs) => blobs.take_orphan_away(orphan).await,
         }
     }
 

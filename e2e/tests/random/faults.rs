@@ -133,7 +133,10 @@ impl Faults {
             }
             9 if self.broker_is_up() && !self.forgot => {
                 self.say(world, "blobs lost", "");
-                world.mirror.nats().try_lose_blobs();
+                match &world.blobs {
+                    Some(folder) => drop(fs::remove_dir_all(folder.join("blobs"))),
+                    None => world.mirror.nats().try_lose_blobs(),
+                }
                 self.lacking = true;
             }
             10 | 11 if self.is_linked(node) => {

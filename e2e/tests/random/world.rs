@@ -27,6 +27,8 @@ pub const NODES: [&str; 3] = ["a", "b", "c"];
 pub const SMALL: usize = 2;
 /// That disk: what one play writes, with its versions in the trash and the index, several times over.
 const DISK: (u64, u64) = (128 << 20, 100_000);
+/// With one seed in so many the blobs are kept in a folder that the nodes share.
+const SHARED: u64 = 3;
 /// Agreements in one play.
 const ROUNDS: usize = 4;
 /// What users do between two of them.
@@ -39,6 +41,8 @@ const SHOWN: usize = 150;
 /// Everything in play.
 pub struct World {
     pub mirror: Mirror,
+    /// The folder that the nodes keep their blobs in, where the broker does not keep them.
+    pub blobs: Option<PathBuf>,
     pub rng: SmallRng,
     pub model: Model,
     pub reader: Reader,
@@ -73,6 +77,14 @@ impl World {
             mirror.nodes[SMALL].root = disk_at.path().join("media");
             fs::create_dir(&mirror.nodes[SMALL].root).unwrap();
         }
+        let blobs = seed.is_multiple_of(SHARED).then(|| mirror.outside("shared blobs"));
+        for folder in &blobs {
+            let flags = [
+                "--blobs".to_owned(),
+                format!("file://{}", folder.display().to_string().replace(' ', "%20")),
+            ];
+            mirror.nodes.iter_mut().for_each(|node| node.flags.extend(flags.clone()));
+        }
         let links: Vec<Proxy> = NODES.iter().map(|_| Proxy::to(mirror.broker.port(), seed)).collect();
         for (node, link) in mirror.nodes.iter_mut().zip(&links) {
             node.find_broker_at(link.url());
@@ -83,6 +95,7 @@ impl World {
         let roots = mirror.nodes.iter().map(|node| (node.name.clone(), node.root.clone())).collect();
         Self {
             mirror,
+            blobs,
             rng: SmallRng::seed_from_u64(seed),
             model: Model::default(),
             reader: Reader::start(roots),

@@ -2,7 +2,7 @@
 
 use crate::{gc, put_without_path};
 use common::hash::ContentHash;
-use e2e::{Http, Mirror, Role, SOON, content, wait_until, write};
+use e2e::{Http, LONG, Mirror, Process, Role, SOON, content, wait_until, write};
 use serde_json::json;
 
 const CHUNK: &str = "$O.MIRROR_MEDIA_BLOBS.C.";
@@ -118,4 +118,44 @@ fn one_collects_at_a_time_and_who_died_is_waited_for_no_longer_than_a_minute() {
         br#"{"v":1,"holder":"b","free":true,"finished":"2026-01-01T00:00:00Z","transit":false}"#,
     );
     assert_eq!(gc(&mirror.nodes[0], &[]).0.code, Some(0));
+}
+
+/// Names, not contents, are what a collection goes through; it is the same memory for five times as many.
+#[test]
+#[ignore = "takes minutes"]
+fn full_a_hundred_thousand_objects_are_listed_and_collected_in_flat_memory() {
+    for elsewhere in [None, Some("shared")] {
+        let mut mirror = Mirror::idle(&["a", "b"]);
+        if let Some(folder) = elsewhere {
+            let url = format!("file://{}", mirror.outside(folder).display());
+            mirror.nodes[0].flags.extend(["--blobs".into(), url]);
+        }
+        mirror.nodes[0].start_both();
+        mirror.wait_ready();
+        let mut peaks = Vec::new();
+        for (from, to) in [(0, 20_000), (20_000, 100_000)] {
+            for i in from..to {
+                write(&mirror.nodes[0].path(format!("{}/{i}", i / 1_000)), &u64::to_le_bytes(i));
+            }
+            wait_until(LONG * 10, "their events", || {
+                mirror.nats().log_state().is_some_and(|log| log.messages == to)
+            });
+            let command = mirror.nodes[0].command(Role::Replicator, ["gc", "--grace", "0s"]);
+            let began = std::time::Instant::now();
+            let mut process = Process::spawn("gc", mirror.dir(), command);
+            let mut peak = 0;
+            while process.is_running() {
+                peak = peak.max(process.try_peak_memory().unwrap_or(0));
+                std::thread::sleep(std::time::Duration::from_millis(5));
+            }
+            assert!(process.wait(SOON).success(), "{}", process.log());
+            println!(
+                "{elsewhere:?}: {to} objects: {} MiB, {:.1} s",
+                peak >> 20,
+                began.elapsed().as_secs_f64()
+            );
+            peaks.push(peak);
+        }
+        assert!(peaks[1] < peaks[0] + (32 << 20), "{peaks:?}");
+    }
 }

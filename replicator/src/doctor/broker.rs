@@ -3,6 +3,7 @@
 use super::{
     clock::{self, Difference},
     folders::Trouble,
+    store,
 };
 use common::{
     broker::{Broker, BrokerError, ConnectError, EmbeddedLook, EmbeddedOptions, ServerVersion, wire::Wire},
@@ -37,8 +38,10 @@ pub struct Facts {
     pub max_payload: usize,
     /// This account's share of JetStream.
     pub account: Result<Account, BrokerError>,
-    /// Log, blobs, node records.
-    pub streams: [Stream; 3],
+    /// Log, blobs where they are the broker's, node records.
+    pub streams: Vec<Stream>,
+    /// Where the blobs are otherwise.
+    pub store: Option<store::Facts>,
     /// This node's consumer of the log is there.
     pub consumer: bool,
     /// This machine's clock against the broker's; `None`: it tells no time.
@@ -223,13 +226,14 @@ async fn facts(broker: &Broker, settings: &Settings, embedded: bool) -> Facts {
     let mirror = &settings.mirror;
     let consumer = format!("CONSUMER.INFO.{}.{}", mirror.log_stream(), settings.node.consumer());
     let (nothing, stream_of_log) = (json!({}), mirror.log_stream());
-    let (account, log, blobs, nodes, consumer, clock) = tokio::join!(
+    let (account, log, blobs, nodes, consumer, clock, store) = tokio::join!(
         wire.api(("asking for", "this account's JetStream"), "INFO", &nothing),
         stream(&wire, Which::Log, mirror),
         stream(&wire, Which::Blobs, mirror),
         stream(&wire, Which::Nodes, mirror),
         wire.api::<Value>(("asking for", "this node's consumer"), &consumer, &nothing),
         clock::measure(&wire, &stream_of_log),
+        store::ask(broker, settings),
     );
     Facts {
         server: format!("{}:{}", info.host, info.port),
@@ -237,7 +241,11 @@ async fn facts(broker: &Broker, settings: &Settings, embedded: bool) -> Facts {
         embedded,
         max_payload: info.max_payload,
         account,
-        streams: [log, blobs, nodes],
+        streams: [Some(log), Some(blobs).filter(|_| store.is_none()), Some(nodes)]
+            .into_iter()
+            .flatten()
+            .collect(),
+        store,
         consumer: consumer.is_ok(),
         clock,
     }
@@ -269,7 +277,8 @@ impl Facts {
             embedded: false,
             max_payload: 1 << 20,
             account: Ok(Account::default()),
-            streams: [Which::Log, Which::Blobs, Which::Nodes].map(stream),
+            streams: [Which::Log, Which::Blobs, Which::Nodes].map(stream).into(),
+            store: None,
             consumer: false,
             clock: None,
         }

@@ -20,6 +20,9 @@ fn lacking(facts: &Facts, tree: u64) -> u64 {
         Ok(Some(there)) if stream.which == Which::Blobs => there.state.bytes,
         _ => 0,
     };
+    if facts.store.is_some() {
+        return 0;
+    }
     tree.saturating_sub(facts.streams.iter().map(stored).sum())
 }
 

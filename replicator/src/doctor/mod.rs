@@ -14,6 +14,7 @@ mod ports;
 mod processes;
 mod public;
 mod server;
+mod store;
 mod survey;
 mod web;
 
@@ -129,6 +130,7 @@ fn judge_broker(reached: &Reached, machine: &Machine, replicas: u64) -> Vec<Find
             ]);
             let judge = |stream| jetstream::judge_stream(stream, facts, tree, followed);
             findings.extend(facts.streams.iter().map(judge));
+            findings.extend(facts.store.as_ref().map(store::judge));
         }
     }
     findings

@@ -1,7 +1,7 @@
 //! What a collector does with an object store. Names begin with two letters of 256, and each of these is a page: so memory does not grow with the store, also where a
 //! store lists in no order.
 
-use super::{ObjectBlobs, Objects, fault::fault};
+use super::{ObjectBlobs, Objects, fault::fault, uploads};
 use crate::{
     blobs::{BlobError, Listed, Listing, Orphan, StoreFault, Tombstone},
     hash::ContentHash,
@@ -60,31 +60,37 @@ impl ObjectBlobs {
         self.0.delete(&key, || format!("dropping {path}")).await
     }
 
-    /// What broken uploads have left in a folder, and is older than this. A bucket has rules for that itself.
+    /// What broken uploads have left, and is older than this.
     pub async fn orphans(&self, before: Timestamp) -> Result<Vec<Orphan>, BlobError> {
+        if let Some(s3) = &self.0.s3 {
+            return uploads::broken(s3, &self.0.base.clone().join("blobs"), before).await;
+        }
+        // Others end uploads by themselves.
         let Some(folder) = self.0.folder.clone() else { return Ok(Vec::new()) };
-        self.0.is_mounted(|| "looking for broken uploads".into()).await?;
+        let doing = || "looking for broken uploads".to_owned();
+        self.0.is_mounted(doing).await?;
         let found = crate::resolve::blocking(move || left_in(folder.join("blobs"), before)).await;
-        found.map_err(|error| BlobError::Store {
-            doing: "looking for broken uploads".into(),
-            reason: error.to_string(),
-            fault: StoreFault::Refused,
-        })
+        found.map_err(|error| failed(doing(), &error))
     }
 
-    /// Takes one away.
-    pub async fn take_orphan_away(&self, path: &str) -> Result<(), BlobError> {
-        let path = PathBuf::from(path);
-        let removed = crate::resolve::blocking(move || match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err((error, path)),
-            _ => Ok(()),
-        });
-        removed.await.map_err(|(error, path)| BlobError::Store {
-            doing: format!("removing {}", path.display()),
-            reason: error.to_string(),
-            fault: StoreFault::Refused,
-        })
+    /// Takes one away. False: it is gone.
+    pub async fn take_orphan_away(&self, orphan: &Orphan) -> Result<bool, BlobError> {
+        match (orphan.place(), &self.0.s3) {
+            ((key, Some(id)), Some(s3)) => uploads::end(s3, key, id).await,
+            ((path, _), _) => {
+                let path = PathBuf::from(path);
+                let doing = format!("removing {}", path.display());
+                match crate::resolve::blocking(move || fs::remove_file(path)).await {
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+                    removed => removed.map(|()| true).map_err(|error| failed(doing, &error)),
+                }
+            }
+        }
     }
+}
+
+fn failed(doing: String, error: &io::Error) -> BlobError {
+    BlobError::Store { doing, reason: error.to_string(), fault: StoreFault::Refused }
 }
 
 impl Objects {

@@ -1,8 +1,7 @@
 //! Blobs in an object store, by the `object_store` crate: S3 and what speaks like it, a folder that all nodes share, and others.
 //!
 //! Below the prefix: `blobs/ab/abcd…`, one object for each blob, under its hash; `used/ab/abcd…`, empty, whose age tells when the blob was last found in use;
-//! `mediamirror.json`, which says whose store it is. Objects appear whole or not at all, so that what a crash leaves behind are parts of an upload: of those in
-//! a folder gc takes the rest away, of those on S3 a lifecycle rule of the bucket does (`AbortIncompleteMultipartUpload`).
+//! `mediamirror.json`, which says whose store it is. Objects appear whole or not at all, so that what a crash leaves behind are parts of an upload, for gc.
 //!
 //! There is no compare-and-set here: who stored or found a blob looks again once its event is in the log ([`BlobStore::still_has`]), and a collector reads the log again after
 //! it has taken blobs away. So one of both sees it.
@@ -17,6 +16,7 @@ mod open;
 mod put;
 mod reader;
 mod tree;
+mod uploads;
 
 pub use mark::MarkError;
 pub use open::OpenError;
@@ -28,7 +28,7 @@ use crate::{hash::ContentHash, limits::RateLimit};
 use bytes::Bytes;
 use fault::fault;
 use futures_util::{StreamExt, TryStreamExt, stream};
-use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, path::Path};
+use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, aws::AmazonS3, path::Path};
 use std::{path::PathBuf, sync::Arc, time::Duration};
 use tokio::time::timeout;
 
@@ -47,6 +47,8 @@ struct Objects {
     /// Below which all of it is.
     base: Path,
     chunk_size: usize,
+    /// Of an S3 server: what the others have no word for.
+    s3: Option<AmazonS3>,
     /// Of a store that is a folder.
     folder: Option<PathBuf>,
 }
