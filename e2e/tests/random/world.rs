@@ -78,7 +78,7 @@ impl World {
             fs::create_dir(&mirror.nodes[SMALL].root).unwrap();
         }
         let blobs = seed.is_multiple_of(SHARED).then(|| mirror.outside("shared blobs"));
-        for folder in &blobs {
+        if let Some(folder) = &blobs {
             let flags = [
                 "--blobs".to_owned(),
                 format!("file://{}", folder.display().to_string().replace(' ', "%20")),
