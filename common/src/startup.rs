@@ -209,7 +209,7 @@ impl Stores {
         let mut warned = false;
         loop {
             let opened = tokio::select! {
-                opened = Self::try_open(broker, settings, state) => opened,
+                opened = Self::opened(broker, settings, Some(state)) => opened,
                 () = stop.cancelled() => return Ok(None),
             };
             let error = match opened {
@@ -269,9 +269,14 @@ impl Stores {
         }))
     }
 
-    async fn try_open(broker: &Broker, settings: &Settings, state: &Path) -> Result<Self, RecordError> {
+    /// Makes what is not there yet, for an operator: no node's state is needed for it.
+    pub async fn provision(broker: &Broker, settings: &Settings) -> Result<Self, RecordError> {
+        Self::opened(broker, settings, None).await
+    }
+
+    async fn opened(broker: &Broker, settings: &Settings, state: Option<&Path>) -> Result<Self, RecordError> {
         let (log, nodes) = streams(broker, settings).await?;
-        let blobs = follower(broker, settings, Some(state)).open(&nodes).await?;
+        let blobs = follower(broker, settings, state).open(&nodes).await?;
         Ok(Self { log, blobs, nodes })
     }
 }

@@ -6,6 +6,7 @@
 //! failed.
 
 mod broker;
+mod cluster;
 mod disk;
 mod download;
 mod http;
@@ -25,6 +26,7 @@ mod wait;
 mod writer;
 
 pub use broker::{Broker, Traffic, free_port};
+pub use cluster::Cluster;
 pub use disk::{Cut, Disk};
 pub use download::{Download, Downloaded};
 pub use http::{Answer, Http, Live, LiveEvent, Samples, Sending, fetch};

@@ -49,7 +49,9 @@ fn pages(command: Command, name: &str, folder: &Path) -> io::Result<()> {
     command.build();
     for sub in command.get_subcommands().filter(|sub| !sub.is_hide_set() && sub.get_name() != "help") {
         let (typed, name) = (format!("{name} {}", sub.get_name()), format!("{name}-{}", sub.get_name()));
-        let page = sub.clone().name(name.clone()).bin_name(typed).display_name(name.clone());
+        // The library wants names that live for ever; there are a few dozen.
+        let own: &'static str = name.clone().leak();
+        let page = sub.clone().name(own).bin_name(typed).display_name(own);
         let mut text = Vec::new();
         Man::new(page).render(&mut text)?;
         fs::write(folder.join(format!("{name}.1")), text)?;

@@ -2,7 +2,7 @@
 
 use crate::{
     commands, config, doctor, export, gc, history, history::Which, log_command, migrate, nodes, parked,
-    replay, restore, verify, wait,
+    provision, replay, restore, verify, wait,
 };
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use common::{
@@ -226,6 +226,12 @@ enum Command {
         #[command(flatten)]
         run: RunArgs,
     },
+    /// Make log, blobs and node records, and the consumers of nodes, so that the nodes need no right to. What is there stays as it is
+    Provision {
+        /// The nodes, by name, separated by commas
+        #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
+        nodes: Vec<NodeName>,
+    },
     /// Check this machine and the broker, and say what to change; 0: nothing is wrong, 1: something is. Takes the flags of `run`, and changes nothing
     Doctor {
         /// Where the web shows the root: nothing of .mirror may be served below it
@@ -338,6 +344,7 @@ async fn dispatch(
             };
             wait::run(&settings, &Wanted { what, enough: nodes, timeout }, json).await
         }
+        Command::Provision { nodes } => provision::run(&settings, &nodes).await,
         Command::Parked { action, json } => parked::run(&settings, action, json).await,
         Command::Node { action: NodeAction::Remove { name } } => nodes::remove(&settings, &name).await,
         Command::Doctor { public_url, json, watch, run } => {

@@ -30,6 +30,8 @@ use std::{
 };
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
+/// A file of so many chunks, one page of the store, does not wait for those that take minutes.
+const MEDIUM: usize = 8;
 /// Chunks between the network and the disk.
 const WINDOW: usize = 4;
 
@@ -80,7 +82,7 @@ pub async fn fetch<L: EventLog, B: BlobStore>(
     let fetched = match copied {
         Some(copied) => copied,
         None => {
-            let _lane = if large { Some(lane(node, content).await) } else { None };
+            let _lane = if large { Some(lane(node, content, size).await) } else { None };
             let limit = node.download_limit.of(&node.hurried, content);
             fetch_blob(&node.blobs, &limit, &job, Some(&node.index)).await?
         }
@@ -89,13 +91,18 @@ pub async fn fetch<L: EventLog, B: BlobStore>(
 }
 
 /// The right to fetch a large file. Those that somebody waits for have lanes of their own.
-async fn lane<L: EventLog, B: BlobStore>(node: &Node<L, B>, content: ContentHash) -> OwnedSemaphorePermit {
+async fn lane<L: EventLog, B: BlobStore>(
+    node: &Node<L, B>,
+    content: ContentHash,
+    size: u64,
+) -> OwnedSemaphorePermit {
+    let lanes = if size <= (MEDIUM * node.blobs.chunk_size()) as u64 { &node.medium } else { &node.large };
     let hurried = async {
         node.hurried.until(content).await;
         Arc::clone(&node.large_hurried).acquire_owned().await
     };
     let permit = tokio::select! {
-        permit = Arc::clone(&node.large).acquire_owned() => permit,
+        permit = Arc::clone(lanes).acquire_owned() => permit,
         permit = hurried => permit,
     };
     permit.expect("never closed")

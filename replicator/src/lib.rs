@@ -28,6 +28,7 @@ mod nodes;
 mod parked;
 mod parts;
 pub mod plan;
+mod provision;
 mod recovery;
 pub mod repair;
 mod replay;

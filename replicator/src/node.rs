@@ -36,6 +36,8 @@ use tokio::{sync::Semaphore, time::Instant};
 
 /// Large files that are fetched at the same time; small ones pass them by.
 const LARGE_FILES: usize = 4;
+/// Those of a few chunks, beside them.
+const MEDIUM_FILES: usize = 8;
 /// And as many more of those that somebody waits for.
 const LARGE_HURRIED: usize = 2;
 
@@ -54,6 +56,8 @@ pub struct Node<L, B> {
     pub removals: Removals,
     pub facing: Facing,
     pub placer: Placer,
+    /// Lanes of files of a few chunks.
+    pub medium: Arc<Semaphore>,
     pub large: Arc<Semaphore>,
     pub large_hurried: Arc<Semaphore>,
     /// Contents that somebody waits for.
@@ -272,6 +276,7 @@ impl<L: EventLog, B: BlobStore> Node<L, B> {
             download_limit: parts.download_limit,
             owner: parts.owner,
             removals: parts.removals,
+            medium: Arc::new(Semaphore::new(MEDIUM_FILES)),
             large: Arc::new(Semaphore::new(LARGE_FILES)),
             large_hurried: Arc::new(Semaphore::new(LARGE_HURRIED)),
             hurried: Hurried::default(),

@@ -32,6 +32,8 @@ use tokio::{sync::Semaphore, time::Instant};
 pub const SMALL_KIB: usize = 16 * 1024;
 /// Large files that are read at the same time; small ones pass them by.
 const LARGE_FILES: usize = 2;
+/// Bytes of files of a few chunks held in memory at most, in KiB: four of the longest at once.
+pub const MEDIUM_KIB: usize = 8 * 1024;
 
 /// A blob is uploaded again on request at most this often.
 const UPLOAD_AGAIN: Duration = Duration::from_secs(60);
@@ -68,6 +70,8 @@ pub struct Node<L, B> {
     pub upload_limit: RateLimit,
     /// One permit for each KiB of small files in memory.
     pub memory: Arc<Semaphore>,
+    /// The same for files of a few chunks.
+    pub medium: Arc<Semaphore>,
     pub large: Arc<Semaphore>,
     pub placer: Placer,
     pub space: Space,
@@ -245,6 +249,7 @@ impl<L: EventLog, B: BlobStore> Node<L, B> {
             name: parts.name,
             upload_limit: parts.upload_limit,
             memory: Arc::new(Semaphore::new(SMALL_KIB)),
+            medium: Arc::new(Semaphore::new(MEDIUM_KIB)),
             large: Arc::new(Semaphore::new(LARGE_FILES)),
             rules: parts.rules,
             state_dir: parts.state_dir,

@@ -1,7 +1,9 @@
 //! A file's content, read once and stored once.
 //!
-//! A file of at most one chunk is read whole. A larger one is stored while it is read, unless it looks as if the log knew its content already; what was stored for
-//! nothing is without a name, and is for gc. Large files have a lane of their own, two at a time.
+//! A file of at most eight chunks is read whole, so that its hash is known before it is sent. A larger one is stored while it is read, unless it looks as if the log knew its
+//! content already, or the store wants its hash before; what was stored for nothing is without a name, and is for gc. Those have a lane of their own, two at a time.
+//!
+//! Memory: 16 MiB of files of one chunk, 8 MiB of those up to eight, a window of chunks for each large one.
 
 use crate::node::{Node, PublishError};
 use bytes::Bytes;
@@ -20,6 +22,8 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 /// Chunks between the disk and the store.
 const WINDOW: usize = 4;
+/// A file of so many chunks is read whole: what the window of an upload has on its way anyway.
+const HELD_CHUNKS: usize = 8;
 
 /// A file's content at one moment.
 pub struct Content {
@@ -47,8 +51,8 @@ pub async fn read<L: EventLog, B: BlobStore>(
     stat: FileStat,
     row: Option<&Row>,
 ) -> Result<Option<Content>, PublishError> {
-    if stat.stat.size <= node.blobs.chunk_size() as u64 {
-        return read_small(node, path, stat).await;
+    if stat.stat.size <= held_at_most(node) {
+        return read_whole(node, path, stat).await;
     }
     let _lane = Arc::clone(&node.large).acquire_owned().await.expect("never closed");
     if node.blobs.needs_names() || looks_known(node, path, stat, row).await? {
@@ -74,24 +78,14 @@ pub async fn store<L: EventLog, B: BlobStore>(
     let wrap = |source| PublishError::Blob { path: path.clone(), source };
     match content.held {
         Held::Stored => return Ok(true),
-        // What another of our files holds was stored for that one: only its mark is written.
-        Held::Bytes(..)
-            if !node.index.paths_with(content.hash)?.is_empty()
-                && node.blobs.touch(content.hash).await.map_err(wrap)? =>
-        {
-            return Ok(true);
-        }
-        Held::Bytes(bytes, _counted) => {
-            node.upload_limit.take(bytes.len()).await;
-            return node.blobs.put(content.hash, bytes).await.map(|()| true).map_err(wrap);
-        }
+        Held::Bytes(bytes, _counted) => return store_held(node, content.hash, bytes).await.map_err(wrap),
         Held::No => {}
     }
     if node.blobs.touch(content.hash).await.map_err(wrap)? {
         return Ok(true);
     }
-    let again = if content.stat.stat.size <= node.blobs.chunk_size() as u64 {
-        read_small(node, path, content.stat).await?
+    let again = if content.stat.stat.size <= held_at_most(node) {
+        read_whole(node, path, content.stat).await?
     } else {
         let _lane = Arc::clone(&node.large).acquire_owned().await.expect("never closed");
         stream(node, path, Some(content.hash)).await?
@@ -99,6 +93,50 @@ pub async fn store<L: EventLog, B: BlobStore>(
     match again {
         Some(again) if again.hash == content.hash => Box::pin(store(node, path, again)).await,
         _ => Ok(false),
+    }
+}
+
+/// A file of up to eight chunks is read once, whole: with its hash known it is looked for before it is sent, and sent from memory.
+fn held_at_most<L: EventLog, B: BlobStore>(node: &Node<L, B>) -> u64 {
+    (HELD_CHUNKS * node.blobs.chunk_size()) as u64
+}
+
+/// True: it is stored. What another of our files holds was stored for that one: only its mark is written. So it is, probably, with what a node brings along that joins.
+async fn store_held<L: EventLog, B: BlobStore>(
+    node: &Node<L, B>,
+    hash: ContentHash,
+    bytes: Bytes,
+) -> Result<bool, BlobError> {
+    let (length, chunk) = (bytes.len(), node.blobs.chunk_size());
+    let known = node.index.paths_with(hash).is_ok_and(|paths| !paths.is_empty());
+    let joins = length > chunk && node.index.stage().is_ok_and(|stage| stage.fresh);
+    if (known || joins) && node.blobs.touch(hash).await? {
+        return Ok(true);
+    }
+    if length <= chunk {
+        node.upload_limit.take(length).await;
+        return node.blobs.put(hash, bytes).await.map(|()| true);
+    }
+    let (chunks, chunks_out) = mpsc::channel(WINDOW);
+    let (named, name) = oneshot::channel();
+    let _ = named.send(hash);
+    let sending = async {
+        for at in (0..length).step_by(chunk) {
+            let part = bytes.slice(at..length.min(at + chunk));
+            node.upload_limit.take(part.len()).await;
+            if chunks.send(Ok(part)).await.is_err() {
+                break; // The store has given up, and says why.
+            }
+        }
+        drop(chunks);
+    };
+    let source = Source { chunks: chunks_out, hash: name, name: Some(hash) };
+    let ((), stored) = tokio::join!(sending, node.blobs.put_stream(source));
+    match stored {
+        Ok(_) => Ok(true),
+        // The blobs have moved meanwhile.
+        Err(BlobError::Source(_)) => Ok(false),
+        Err(error) => Err(error),
     }
 }
 
@@ -143,14 +181,17 @@ pub async fn look_again<L: EventLog, B: BlobStore>(node: &Node<L, B>, hash: Cont
     }
 }
 
-async fn read_small<L: EventLog, B: BlobStore>(
+async fn read_whole<L: EventLog, B: BlobStore>(
     node: &Node<L, B>,
     path: &MediaPath,
     stat: FileStat,
 ) -> Result<Option<Content>, PublishError> {
     let kib = u32::try_from(stat.stat.size.div_ceil(1024)).unwrap_or(u32::MAX);
-    let counted = Arc::clone(&node.memory).acquire_many_owned(kib).await.expect("never closed");
-    let (root, at, keep) = (Arc::clone(&node.root), path.clone(), node.blobs.chunk_size());
+    let small = stat.stat.size <= node.blobs.chunk_size() as u64;
+    let memory = if small { &node.memory } else { &node.medium };
+    let counted = Arc::clone(memory).acquire_many_owned(kib).await.expect("never closed");
+    let (root, at) = (Arc::clone(&node.root), path.clone());
+    let keep = usize::try_from(held_at_most(node)).unwrap_or(usize::MAX);
     let reading = finish(path, blocking(move || content::read(&root, &at, keep)).await)?;
     Ok(reading.and_then(|mut reading| {
         let bytes = reading.bytes.take()?;

@@ -86,11 +86,7 @@ impl JetStreamFollower {
         node: &NodeName,
     ) -> Result<Self, BrokerError> {
         let name = node.consumer();
-        match info(wire, stream, &name).await {
-            Ok(_) => {}
-            Err(BrokerError::Absent { .. }) => create(wire, stream, &name, &subjects.all()).await?,
-            Err(error) => return Err(error),
-        }
+        provide(wire, stream, &subjects, node).await?;
         let mut context = jetstream::new(wire.client().clone());
         context.set_timeout(crate::broker::wire::PATIENCE);
         let consumer: PullConsumer =
@@ -141,6 +137,24 @@ impl JetStreamFollower {
         let subject = message.subject.to_string();
         let logged = Logged::new(&self.subjects, version, time, subject, message.payload);
         Ok(JetStreamDelivery { logged, pending, client: self.wire.client().clone(), reply: message.reply })
+    }
+}
+
+/// Makes a node's consumer where it is not there. False: it is.
+pub(super) async fn provide(
+    wire: &Wire,
+    stream: &str,
+    subjects: &Subjects,
+    node: &NodeName,
+) -> Result<bool, BrokerError> {
+    let name = node.consumer();
+    match info(wire, stream, &name).await {
+        Ok(_) => Ok(false),
+        Err(BrokerError::Absent { .. }) => {
+            create(wire, stream, &name, &subjects.all()).await?;
+            Ok(true)
+        }
+        Err(error) => Err(error),
     }
 }
 

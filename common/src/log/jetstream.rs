@@ -95,6 +95,11 @@ impl JetStreamLog {
         follower::look(&self.0.wire, &self.0.stream, node).await
     }
 
+    /// Makes the consumer of a node that has not run yet. False: it is there.
+    pub async fn provide(&self, node: &NodeName) -> Result<bool, BrokerError> {
+        follower::provide(&self.0.wire, &self.0.stream, &self.0.subjects, node).await
+    }
+
     /// Deletes the consumer of a node that is gone for good. False: there was none.
     pub async fn forget(&self, node: &NodeName) -> Result<bool, BrokerError> {
         follower::delete(&self.0.wire, &self.0.stream, node).await

@@ -262,3 +262,28 @@ fn a_watched_status_says_what_changes_and_ends_with_what_it_saw_last() {
     watching.signal(rustix::process::Signal::TERM);
     assert_eq!(watching.wait(SOON).code(), Some(3));
 }
+
+#[test]
+fn an_operator_makes_what_nodes_need_that_may_make_nothing() {
+    let mut mirror = Mirror::idle(&["a", "b"]);
+    let provision = |mirror: &Mirror| {
+        mirror.nodes[0].run(Role::Replicator, &["provision", "--nodes", "a,b"]).succeeded().stdout
+    };
+    let made = provision(&mirror);
+    assert!(made.contains("node a: its consumer is made\nnode b: its consumer is made\n"), "{made}");
+    assert!(made.contains("mirror media: log, node records, and blobs in nats"), "{made}");
+    assert!(provision(&mirror).contains("node b: its consumer is there"), "again, and nothing is changed");
+    // Whoever would make anything is refused.
+    mirror.broker.let_in(
+        "{user: node, password: p, permissions: { publish: { deny: [\"$JS.API.STREAM.CREATE.>\", \"$JS.API.CONSUMER.CREATE.>\", \"$JS.API.CONSUMER.DURABLE.>\"] } } }",
+    );
+    let url = mirror.broker.url_of("node");
+    mirror.nodes.iter_mut().for_each(|node| node.find_broker_at(url.clone()));
+    mirror.find_broker();
+    mirror.nodes.iter_mut().for_each(e2e::Node::start_both);
+    mirror.wait_ready();
+    write(&mirror.nodes[0].path("x"), b"x");
+    mirror.wait_everywhere("x", b"x");
+    let nonsense = mirror.nodes[0].run(Role::Replicator, &["provision", "--nodes", "a b"]);
+    assert_eq!(nonsense.code, Some(2), "{nonsense:?}");
+}
