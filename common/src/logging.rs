@@ -8,7 +8,7 @@ use std::io::{self, IsTerminal};
 use tracing_subscriber::{EnvFilter, filter::ParseError, fmt};
 
 /// Without `RUST_LOG`. The NATS client reports each attempt to connect, three times over, where we report each change.
-const DEFAULT_FILTER: &str = "info,async_nats=off,rustls=warn,ignore=warn";
+const DEFAULT_FILTER: &str = "info,async_nats=off,rustls=warn,ignore=warn,object_store=off";
 
 /// Why logging could not be set up.
 #[derive(Debug, thiserror::Error)]
