@@ -17,6 +17,8 @@ case ${1:-} in
 esac
 
 tools=$PWD/target/tools
+fast=()
+! $check || fast=(--fast)
 say() { printf '== %s\n' "$*" >&2; }
 
 if [[ $("$tools/bin/cargo-deb" --version 2>/dev/null) != *"$CARGO_DEB"* ]]; then
@@ -26,13 +28,14 @@ fi
 
 say "building (profile $profile)"
 cargo build --profile "$profile" -p mediamirror-watcher -p mediamirror-replicator -p mediamirror-package >&2
-# Names that are typed have no ending.
 rm -rf target/package
 "target/$profile/mediamirror-package" target/package
+# bash looks for a completion by the command's name, without an ending.
+for file in target/package/completions/*.bash; do mv "$file" "${file%.bash}"; done
 
 # package VERSION: builds it from what is there.
 package() {
-  "$tools/bin/cargo-deb" --no-build --quiet --profile "$profile" -p mediamirror-replicator --deb-version "$1" \
+  "$tools/bin/cargo-deb" --no-build --quiet --strip "${fast[@]}" --profile "$profile" -p mediamirror-replicator --deb-version "$1" \
     --output "$PWD/target/package/mediamirror_$1.deb" >&2
   echo "$PWD/target/package/mediamirror_$1.deb"
 }
