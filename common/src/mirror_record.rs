@@ -213,7 +213,15 @@ impl Follower {
         Ok(Blobs::new(record, current, previous))
     }
 
-    /// Does what the record says by now. One round trip when that is what was known, and one for the broker's store.
+    /// Makes the broker's bucket again, where blobs are kept in it and it is lost. One round trip when it is there.
+    pub async fn keep(&self, blobs: &Blobs) -> Result<(), RecordError> {
+        if blobs.location() == Location::Nats {
+            self.reach.open(&Location::Nats, true).await?;
+        }
+        Ok(())
+    }
+
+    /// Does what the record says by now. One round trip when that is what was known.
     pub async fn follow(&self, blobs: &Blobs, nodes: &NodeBucket) -> Result<(), RecordError> {
         let known = blobs.record();
         let record = match MirrorRecord::read(nodes).await? {
@@ -225,9 +233,6 @@ impl Follower {
             }
         };
         if record == known {
-            if record.current.blobs == Location::Nats {
-                self.reach.open(&Location::Nats, true).await?;
-            }
             return Ok(());
         }
         let (current, previous) = record.open(&self.reach, true).await.map_err(|error| match error {

@@ -239,7 +239,11 @@ impl Stores {
             Box::pin(async move {
                 let (_, nodes) = streams(&broker, &settings).await?;
                 let follower = follower(&broker, &settings, Some(&state));
-                follower.follow(&blobs, &nodes).await.or_else(|error| may_stay(error, &blobs))
+                let kept = async {
+                    follower.follow(&blobs, &nodes).await?;
+                    follower.keep(&blobs).await
+                };
+                kept.await.or_else(|error| may_stay(error, &blobs))
             })
         })
     }
