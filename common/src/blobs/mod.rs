@@ -11,6 +11,7 @@ mod nats;
 pub mod objects;
 mod put;
 mod reader;
+mod store;
 mod switch;
 
 pub use collect::{Listed, Listing, Orphan, Tombstone};
@@ -18,7 +19,8 @@ pub use location::{InvalidLocation, Location};
 pub use nats::{BlobOptions, NatsBlobs};
 pub use objects::ObjectBlobs;
 pub use reader::NatsReader;
-pub use switch::{Blobs, Reach, Reader, Store, StoreError};
+pub use store::{Reach, Reader, Store, StoreError};
+pub use switch::Blobs;
 
 use crate::{broker::BrokerError, hash::ContentHash, limits::RateLimit};
 use bytes::Bytes;
