@@ -13,7 +13,7 @@ use e2e::{
     LONG, Node, Role, SOON, SmallDisk, WATCHES, content, free_port, lift, limited, may_limit, not_run,
     wait_for, wait_until, write,
 };
-use std::{fs, os::unix::fs::symlink};
+use std::{fs, os::unix::fs::symlink, path::PathBuf};
 
 const MIB: usize = 1 << 20;
 
@@ -138,6 +138,26 @@ fn full_a_full_disk_is_told_of_until_there_is_room() {
     all.prometheus.wait_firing("no room", &[("DiskLow", "c"), ("NoRoom", "c")], &late);
     fs::remove_file(ballast).unwrap();
     all.prometheus.wait_quiet("there is room");
+}
+
+#[test]
+#[ignore = "minutes"]
+fn full_a_blob_store_that_is_away_is_told_of_until_it_is_back() {
+    let test = "full_a_blob_store_that_is_away_is_told_of_until_it_is_back";
+    let mut shared = PathBuf::new();
+    let started = Observed::start(test, Pace::Quick, |mirror| {
+        shared = mirror.outside("shared");
+        let flags = ["--blobs".to_owned(), format!("file://{}", shared.display())];
+        mirror.nodes.iter_mut().for_each(|node| node.flags.extend(flags.clone()));
+    });
+    let Some(mut all) = started else { return };
+    let aside = shared.with_extension("aside");
+    fs::rename(&shared, &aside).unwrap();
+    write(&all.mirror.nodes[0].path("file"), b"file");
+    all.prometheus.wait_firing("not mounted", &[("StoreAway", "a")], &[("Failing", "a")]);
+    fs::rename(&aside, &shared).unwrap();
+    all.prometheus.wait_quiet("mounted again");
+    all.mirror.wait_agreed(SOON);
 }
 
 #[test]
