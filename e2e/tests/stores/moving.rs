@@ -39,9 +39,11 @@ fn the_blobs_move_and_back_while_files_come() {
         write(&mirror.nodes[n % 2].path(format!("old/{n}")), &content(&n.to_string(), 3_000));
     }
     write(&mirror.nodes[0].path("old/large"), &content("large", 10 << 20));
+    wait_until(LONG, "their events", || mirror.log().len() == 61);
+    mirror.wait_equal(LONG);
     // Old content moves, too.
     write(&mirror.nodes[0].path("old/7"), b"newer");
-    wait_until(LONG, "their events", || mirror.log().len() == 62);
+    wait_until(LONG, "its event", || mirror.log().len() == 62);
     mirror.wait_equal(LONG);
 
     let planned = migrate(&mirror.nodes[0], &[&url, "--dry-run"]).succeeded();
