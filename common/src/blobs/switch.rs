@@ -81,14 +81,6 @@ impl Blobs {
         self.0.away.load(Ordering::Relaxed)
     }
 
-    /// Whether an acknowledged blob is as safe as an acknowledged event, as far as that is known.
-    pub fn is_durable(&self) -> bool {
-        match self.standing().current {
-            Store::Nats(blobs) => blobs.is_durable(),
-            Store::Objects(_) => true,
-        }
-    }
-
     fn standing(&self) -> Standing {
         self.0.standing.read().unwrap_or_else(PoisonError::into_inner).clone()
     }

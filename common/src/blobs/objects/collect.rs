@@ -1,7 +1,11 @@
 //! What a collector does with an object store. Names begin with two letters of 256, and each of these is a page: so memory does not grow with the store, also where a
 //! store lists in no order.
 
-use super::{ObjectBlobs, Objects, fault::fault, uploads};
+use super::{
+    ObjectBlobs, Objects,
+    fault::{bounded, fault},
+    uploads,
+};
 use crate::{
     blobs::{BlobError, Listed, Listing, Orphan, StoreFault, Tombstone},
     hash::ContentHash,
@@ -15,7 +19,6 @@ use std::{
     path::PathBuf,
     time::{Duration, SystemTime},
 };
-use tokio::time::timeout;
 
 /// Pages, from 1.
 const PAGES: u64 = 256;
@@ -102,10 +105,7 @@ impl Objects {
             let hash = meta.location.filename().and_then(|name| name.parse().ok());
             Ok(hash.map(|hash| (hash, meta)))
         });
-        match timeout(LIST, names.try_collect::<Vec<_>>()).await {
-            Ok(names) => names.map_err(|error| fault(doing(), &error)),
-            Err(_) => Err(super::fault::slow(doing(), LIST)),
-        }
+        bounded(LIST, doing, names.try_collect()).await
     }
 
     pub(super) async fn delete(&self, key: &Path, doing: impl Fn() -> String) -> Result<(), BlobError> {

@@ -3,6 +3,7 @@
 use crate::blobs::{BlobError, StoreFault};
 use object_store::{Error, RetryConfig};
 use std::{error::Error as _, path::Path, time::Duration};
+use tokio::time::timeout;
 
 /// Few and soon: who asked has a bound of its own, and tries again.
 pub fn retries() -> RetryConfig {
@@ -22,6 +23,18 @@ pub fn fault(doing: String, error: &Error) -> BlobError {
         _ => StoreFault::Refused,
     };
     BlobError::Store { doing, reason: last_words(error), fault }
+}
+
+/// One request, bounded.
+pub async fn bounded<T>(
+    patience: Duration,
+    doing: impl Fn() -> String,
+    request: impl Future<Output = object_store::Result<T>>,
+) -> Result<T, BlobError> {
+    match timeout(patience, request).await {
+        Ok(done) => done.map_err(|error| fault(doing(), &error)),
+        Err(_) => Err(slow(doing(), patience)),
+    }
 }
 
 /// No answer in time.

@@ -1,7 +1,7 @@
 //! Whose store it is. Two mirrors that kept their blobs in one place would collect each other's, and a shared folder that is not mounted looks like an empty
 //! store: so a small object says which mirror it belongs to, and nothing is done with a store that says something else.
 
-use super::{ObjectBlobs, Objects, PATIENCE, fault::fault};
+use super::{ObjectBlobs, Objects, PATIENCE, fault::bounded};
 use crate::{
     blobs::{BlobError, StoreFault},
     names::MirrorName,
@@ -9,7 +9,6 @@ use crate::{
 use object_store::{ObjectStoreExt, PutMode, PutOptions, path::Path};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
-use tokio::time::timeout;
 
 /// The object.
 pub const NAME: &str = "mediamirror.json";
@@ -60,21 +59,18 @@ impl ObjectBlobs {
         }
         let as_new = PutOptions::from(PutMode::Create);
         let doing = || format!("making a blob store of {}", objects.location);
-        let mut made = timeout(PATIENCE, objects.store.put_opts(&key, payload.clone().into(), as_new)).await;
-        if let Ok(Err(object_store::Error::NotImplemented { .. })) = &made {
-            if objects.said().await?.is_none() {
-                made = timeout(PATIENCE, objects.store.put(&key, payload.into())).await;
-            } else {
-                return self.check(Some(mirror), id).await;
+        match bounded(PATIENCE, doing, objects.store.put_opts(&key, payload.clone().into(), as_new)).await {
+            Ok(_) => Ok(fresh),
+            Err(BlobError::Store { fault: StoreFault::Exists, .. }) => self.check(Some(mirror), id).await,
+            // Not every store knows the condition.
+            Err(BlobError::Store { fault: StoreFault::Unsupported, .. }) => {
+                if objects.said().await?.is_some() {
+                    return self.check(Some(mirror), id).await;
+                }
+                bounded(PATIENCE, doing, objects.store.put(&key, payload.into())).await?;
+                Ok(fresh)
             }
-        }
-        match made {
-            Ok(Ok(_)) => Ok(fresh),
-            Ok(Err(error)) => match fault(doing(), &error) {
-                BlobError::Store { fault: StoreFault::Exists, .. } => self.check(Some(mirror), id).await,
-                error => Err(error.into()),
-            },
-            Err(_) => Err(super::fault::slow(doing(), PATIENCE).into()),
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -108,9 +104,6 @@ impl Objects {
                 got => got?.bytes().await.map(Some),
             }
         };
-        match timeout(PATIENCE, request).await {
-            Ok(said) => said.map_err(|error| fault(doing(), &error)),
-            Err(_) => Err(super::fault::slow(doing(), PATIENCE)),
-        }
+        bounded(PATIENCE, doing, request).await
     }
 }

@@ -1,9 +1,6 @@
 //! Storing blobs: a small one by one request, a large one in parts that become an object together.
 
-use super::{
-    Objects, PATIENCE,
-    fault::{fault, slow},
-};
+use super::{Objects, PATIENCE, fault::bounded};
 use crate::{
     blobs::{BlobError, Source, StoreFault},
     hash::ContentHash,
@@ -96,12 +93,7 @@ impl Objects {
         (first, mut size): (PutPayload, u64),
     ) -> Result<u64, BlobError> {
         let doing = || format!("storing blob {name}");
-        let send = |part: UploadPart| async {
-            match timeout(LARGE, part).await {
-                Ok(sent) => sent.map_err(|error| fault(doing(), &error)),
-                Err(_) => Err(slow(doing(), LARGE)),
-            }
-        };
+        let send = |part: UploadPart| bounded(LARGE, doing, part);
         let mut under_way = FuturesUnordered::from_iter([send(upload.put_part(first))]);
         let (mut gathered, mut more) = (Gathered::default(), true);
         while more || !under_way.is_empty() {
@@ -119,10 +111,7 @@ impl Objects {
         }
         drop(under_way);
         is_named(source, name).await?;
-        match timeout(LARGE, upload.complete()).await {
-            Ok(done) => done.map_err(|error| fault(doing(), &error))?,
-            Err(_) => return Err(slow(doing(), LARGE)),
-        };
+        bounded(LARGE, doing, upload.complete()).await?;
         Ok(size)
     }
 }

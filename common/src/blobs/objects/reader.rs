@@ -42,8 +42,8 @@ pub struct ObjectReader {
     at: u64,
     /// Here, and not yet handed out.
     ready: Bytes,
-    /// On its way, and how long it is.
-    coming: Option<(u64, Coming)>,
+    /// On its way.
+    coming: Option<Coming>,
     range: u64,
     limit: RateLimit,
 }
@@ -80,11 +80,11 @@ impl ObjectReader {
             let began = Instant::now();
             objects.range(hash, size, (from, length)).await.map(|bytes| (bytes, began.elapsed()))
         };
-        self.coming = Some((length, AbortOnDropHandle::new(tokio::spawn(request))));
+        self.coming = Some(AbortOnDropHandle::new(tokio::spawn(request)));
     }
 
     async fn come(&mut self) -> Result<(), BlobError> {
-        let Some((_, coming)) = &mut self.coming else { return Ok(()) };
+        let Some(coming) = &mut self.coming else { return Ok(()) };
         let come = coming.await;
         self.coming = None;
         let (bytes, took) = match come {

@@ -1,7 +1,7 @@
 //! Uploads in parts that were broken off: a bucket keeps their parts, and bills for them, until somebody ends them. The library cannot list them, so S3 is asked by a request
 //! of our own (ListMultipartUploads), which the library signs.
 
-use super::fault::{fault, slow};
+use super::fault::{bounded, fault, slow};
 use crate::{
     blobs::{BlobError, Orphan, StoreFault},
     time::Timestamp,
@@ -84,11 +84,9 @@ async fn page(
 pub async fn end(s3: &AmazonS3, key: &str, id: &str) -> Result<bool, BlobError> {
     let doing = || format!("ending the upload of {key}");
     let path = Path::parse(key).map_err(|error| fault(doing(), &error.into()))?;
-    match timeout(END, s3.abort_multipart(&path, &id.to_owned())).await {
-        Ok(Ok(())) => Ok(true),
-        Ok(Err(object_store::Error::NotFound { .. })) => Ok(false),
-        Ok(Err(error)) => Err(fault(doing(), &error)),
-        Err(_) => Err(slow(doing(), END)),
+    match bounded(END, doing, s3.abort_multipart(&path, &id.to_owned())).await {
+        Err(BlobError::Store { fault: StoreFault::Absent, .. }) => Ok(false),
+        ended => ended.map(|()| true),
     }
 }
 
