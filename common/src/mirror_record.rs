@@ -120,6 +120,11 @@ impl MirrorRecord {
         Self { v: 1, generation: 1, current, previous: None }
     }
 
+    /// That of a mirror which has none: nobody has run it yet, or only builds that knew of no other store.
+    fn unwritten() -> Self {
+        Self::new(Kept { blobs: Location::Nats, id: None })
+    }
+
     /// The one that comes after it.
     pub fn next(&self, current: Kept, previous: Option<Kept>) -> Self {
         Self { v: 1, generation: self.generation + 1, current, previous }
@@ -139,6 +144,15 @@ impl MirrorRecord {
             return Err(RecordError::Unknown);
         }
         Ok(Some((record, shared.revision)))
+    }
+
+    /// The same, for a command; with 0 as its revision where there is none, nor a bucket for it.
+    pub async fn read_or_unwritten(nodes: &NodeBucket) -> Result<(Self, u64), RecordError> {
+        match Self::read(nodes).await {
+            Ok(read) => Ok(read.unwrap_or_else(|| (Self::unwritten(), 0))),
+            Err(RecordError::Broker(BrokerError::Absent { .. })) => Ok((Self::unwritten(), 0)),
+            Err(error) => Err(error),
+        }
     }
 
     /// Writes it over that of this revision (0: there is none), and returns its own. `None`: another was faster.
@@ -206,8 +220,7 @@ impl Follower {
 
     /// Opens them as they are, for a command.
     pub async fn attach(&self, nodes: &NodeBucket) -> Result<Blobs, RecordError> {
-        let nats = || MirrorRecord::new(Kept { blobs: Location::Nats, id: None });
-        let record = MirrorRecord::read(nodes).await?.map_or_else(nats, |(record, _)| record);
+        let (record, _) = MirrorRecord::read_or_unwritten(nodes).await?;
         self.agrees(&record)?;
         let (current, previous) = record.open(&self.reach, false).await?;
         Ok(Blobs::new(record, current, previous))
@@ -255,12 +268,12 @@ impl Follower {
         let Some(told) = self.told.as_ref().filter(|told| **told != record.current.blobs) else {
             return Ok(());
         };
-        let (told_text, recorded) = (told.to_string(), record.current.blobs.to_string());
+        let recorded = record.current.blobs.to_string();
         if record.previous.as_ref().is_some_and(|previous| previous.blobs == *told) {
             tracing::warn!(%told, %recorded, "the blobs are moving: change --blobs before they are there");
             return Ok(());
         }
-        Err(RecordError::Told { told: told_text, recorded })
+        Err(RecordError::Told { told: told.to_string(), recorded })
     }
 
     /// Of a mirror whose broker has no record.
@@ -270,10 +283,11 @@ impl Follower {
         }
         let mirror = &self.reach.options.mirror;
         // One that is older than the record.
-        let nats = NatsBlobs::attach(self.reach.client.clone(), mirror).await.is_ok();
-        let blobs = match &self.told {
-            Some(told) if !nats => told.clone(),
-            _ => Location::Nats,
+        let blobs = match (NatsBlobs::attach(self.reach.client.clone(), mirror).await, &self.told) {
+            (Err(BrokerError::Absent { .. }), Some(told)) => told.clone(),
+            (Ok(_) | Err(BrokerError::Absent { .. }), _) => Location::Nats,
+            // Who does not know must not decide.
+            (Err(error), _) => return Err(error.into()),
         };
         let id = match self.reach.open(&blobs, true).await? {
             Store::Nats(_) => None,

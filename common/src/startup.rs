@@ -1,7 +1,7 @@
 //! What every service and command does before its own work, in the order in which failures must show: settings, root, state, locks, broker.
 
 use crate::{
-    blobs::{BlobOptions, Blobs, Location, NatsBlobs, Reach, Store, StoreError},
+    blobs::{BlobOptions, Blobs, Reach, StoreError},
     broker::{Broker, BrokerError, Caller, ConnectError, Patience},
     exit::{Exit, Failure, Fault},
     http::{Routes, Serving},
@@ -9,7 +9,7 @@ use crate::{
     limits::RateLimit,
     local_lock::{LocalLock, LockError},
     log::{JetStreamLog, LogOptions},
-    mirror_record::{Follower, Kept, MirrorRecord, RecordError},
+    mirror_record::{Follower, RecordError},
     nodes::{Identity, NodeBucket, Role, instance_of},
     path::OWN_FOLDER,
     root::{IgnoreError, MarkerError, Root, RootError, raise_marker},
@@ -248,16 +248,15 @@ impl Stores {
         })
     }
 
-    /// Follows the blobs where they move, until the handle is dropped.
+    /// Follows the blobs where they move, until the handle is dropped. `state`: of a node, which remembers it.
     pub fn follow(
         broker: &Broker,
         settings: &Settings,
-        state: &Path,
+        state: Option<&Path>,
         blobs: &Blobs,
         nodes: &NodeBucket,
     ) -> AbortOnDropHandle<()> {
-        let (follower, blobs, nodes) =
-            (follower(broker, settings, Some(state)), blobs.clone(), nodes.clone());
+        let (follower, blobs, nodes) = (follower(broker, settings, state), blobs.clone(), nodes.clone());
         AbortOnDropHandle::new(tokio::spawn(async move {
             loop {
                 tokio::time::sleep(FOLLOW).await;
@@ -331,15 +330,7 @@ fn follower(broker: &Broker, settings: &Settings, state: Option<&Path>) -> Follo
 /// The blobs of a mirror, for a command: nothing is made.
 pub async fn blobs_of(broker: &Broker, settings: &Settings) -> Result<Blobs, RecordError> {
     let nodes = NodeBucket::named(broker.client().clone(), &settings.mirror);
-    match follower(broker, settings, None).attach(&nodes).await {
-        // A mirror that nobody has run yet, or of a build that knew no such record, has no node bucket.
-        Err(RecordError::Broker(BrokerError::Absent { .. })) => {
-            let nats = NatsBlobs::attach(broker.client().clone(), &settings.mirror).await?;
-            let record = MirrorRecord::new(Kept { blobs: Location::Nats, id: None });
-            Ok(Blobs::new(record, Store::Nats(nats), None))
-        }
-        blobs => blobs,
-    }
+    follower(broker, settings, None).attach(&nodes).await
 }
 
 /// Connects a service: it keeps trying until it is told to stop. `None`: it was.

@@ -123,7 +123,7 @@ async fn begin(
     let mut reporter = Reporter::new(broker.connection(), identity);
     reporter.stores_in(&stores.blobs);
     told.vitals.stores_in(&stores.blobs);
-    let following = Stores::follow(broker, settings, &local.state, &stores.blobs, &stores.nodes);
+    let following = Stores::follow(broker, settings, Some(&local.state), &stores.blobs, &stores.nodes);
     let claim = reporter.claim(stores.nodes, &local.index, &local.root, stop);
     if !claim.await.map_err(ServiceError::from)? {
         return Ok(None);

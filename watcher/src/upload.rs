@@ -78,7 +78,7 @@ pub async fn store<L: EventLog, B: BlobStore>(
     let wrap = |source| PublishError::Blob { path: path.clone(), source };
     match content.held {
         Held::Stored => return Ok(true),
-        Held::Bytes(bytes, _counted) => return store_held(node, content.hash, bytes).await.map_err(wrap),
+        Held::Bytes(bytes, _counted) => return store_held(node, path, content.hash, bytes).await,
         Held::No => {}
     }
     if node.blobs.touch(content.hash).await.map_err(wrap)? {
@@ -104,18 +104,19 @@ fn held_at_most<L: EventLog, B: BlobStore>(node: &Node<L, B>) -> u64 {
 /// True: it is stored. What another of our files holds was stored for that one: only its mark is written. So it is, probably, with what a node brings along that joins.
 async fn store_held<L: EventLog, B: BlobStore>(
     node: &Node<L, B>,
+    path: &MediaPath,
     hash: ContentHash,
     bytes: Bytes,
-) -> Result<bool, BlobError> {
+) -> Result<bool, PublishError> {
+    let wrap = |source| PublishError::Blob { path: path.clone(), source };
     let (length, chunk) = (bytes.len(), node.blobs.chunk_size());
-    let known = node.index.paths_with(hash).is_ok_and(|paths| !paths.is_empty());
-    let joins = length > chunk && node.index.stage().is_ok_and(|stage| stage.fresh);
-    if (known || joins) && node.blobs.touch(hash).await? {
+    let known = !node.index.paths_with(hash)?.is_empty() || length > chunk && node.index.stage()?.fresh;
+    if known && node.blobs.touch(hash).await.map_err(wrap)? {
         return Ok(true);
     }
     if length <= chunk {
         node.upload_limit.take(length).await;
-        return node.blobs.put(hash, bytes).await.map(|()| true);
+        return node.blobs.put(hash, bytes).await.map(|()| true).map_err(wrap);
     }
     let (chunks, chunks_out) = mpsc::channel(WINDOW);
     let (named, name) = oneshot::channel();
@@ -136,7 +137,7 @@ async fn store_held<L: EventLog, B: BlobStore>(
         Ok(_) => Ok(true),
         // The blobs have moved meanwhile.
         Err(BlobError::Source(_)) => Ok(false),
-        Err(error) => Err(error),
+        Err(error) => Err(wrap(error)),
     }
 }
 

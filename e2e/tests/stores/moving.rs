@@ -46,6 +46,10 @@ fn the_blobs_move_and_back_while_files_come() {
     wait_until(LONG, "its event", || mirror.log().len() == 62);
     mirror.wait_equal(LONG);
 
+    let site = s3.url("site");
+    let command = mirror.nodes[0].command(Role::Replicator, ["replay", "--follow", "--to", &site]);
+    let mut exporting = Process::spawn("export", mirror.dir(), command);
+
     let planned = migrate(&mirror.nodes[0], &[&url, "--dry-run"]).succeeded();
     let told = &planned.json_lines()[0];
     assert_eq!(
@@ -86,6 +90,11 @@ fn the_blobs_move_and_back_while_files_come() {
     mirror.nodes[new].environment.extend(s3.environment());
     mirror.nodes[new].start_both();
     mirror.wait_equal(LONG);
+    // Nor by an export that began before.
+    write(&mirror.nodes[1].path("exported"), b"exported");
+    let exported = s3.folder("site").join("exported");
+    wait_until(LONG, "its export", || std::fs::read(&exported).is_ok_and(|bytes| bytes == b"exported"));
+    assert!(exporting.is_running());
     let nothing = migrate(&mirror.nodes[0], &[&url]).succeeded();
     assert_eq!(nothing.json_lines()[0]["copied"], 0);
 

@@ -18,7 +18,7 @@ use common::{
     log::{EventLog, JetStreamLog, Window, newest_of},
     nodes::NodeBucket,
     settings::{Settings, TransferSettings},
-    startup::{blobs_of, connect_command, stop_on_signals},
+    startup::{Stores, blobs_of, connect_command, stop_on_signals},
 };
 use futures_util::{StreamExt, stream};
 use serde::{Deserialize, Serialize};
@@ -72,6 +72,8 @@ async fn export(
     let log = JetStreamLog::attach(broker.client().clone(), &settings.mirror).await?;
     let nodes = NodeBucket::attach(broker.client().clone(), &settings.mirror).await?;
     let blobs = blobs_of(broker, settings).await?;
+    // The blobs may move as long as it runs.
+    let _following = asked.follow.then(|| Stores::follow(broker, settings, None, &blobs, &nodes));
     let tree = ObjectTree::open(&asked.to, settings.environment.variables(), blobs.chunk_size());
     let tree = tree.map_err(|error| Failure::new(Exit::Usage, error))?;
     let limit = RateLimit::new(transfer.limit.map(|size| size.bytes()));

@@ -64,10 +64,7 @@ struct Migration {
 
 impl Migration {
     async fn run(self, broker: &Broker) -> Result<Exit, Failure> {
-        let (mut record, mut revision) = match MirrorRecord::read(&self.nodes).await? {
-            Some(read) => read,
-            None => (MirrorRecord::new(Kept { blobs: Location::Nats, id: None }), 0),
-        };
+        let (mut record, mut revision) = MirrorRecord::read_or_unwritten(&self.nodes).await?;
         let to = &self.asked.to;
         if let Some(previous) =
             record.previous.as_ref().filter(|previous| !record.reads(to) && previous.blobs != *to)
