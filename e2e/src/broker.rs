@@ -82,6 +82,12 @@ impl Broker {
         }
     }
 
+    /// From its next start on, it lets in whom this part of a configuration lets in.
+    pub fn trust(&mut self, users: &str) {
+        self.users = users.into();
+        self.configure();
+    }
+
     /// From its next start on, clients are of an account of these JetStream limits: `max_file: 1MB`, say.
     pub fn limit_account(&mut self, limits: &str) {
         self.users = format!(

@@ -123,7 +123,8 @@ impl Http {
         Sending(stream)
     }
 
-    fn try_ask(&self, request: &str, headers: &[&str]) -> Result<Answer, String> {
+    /// One request on a connection of its own; why there is no answer.
+    pub fn try_ask(&self, request: &str, headers: &[&str]) -> Result<Answer, String> {
         self.try_ask_within(PATIENCE, request, headers)
     }
 

@@ -6,7 +6,7 @@
 use super::{
     BrokerError,
     embedded::{Answer, Embedded, EmbeddedError, EmbeddedOptions, who_answers},
-    events::{Connection, Listener},
+    events::{Connection, Denials, Listener},
     version::ServerVersion,
 };
 use crate::{
@@ -50,7 +50,7 @@ pub enum Patience {
 /// Who connects: it names the connection and the only subjects it listens to.
 #[derive(Clone, Copy, Debug)]
 pub struct Caller<'a> {
-    /// `watcher`, `replicator`, or another word for tools: lower-case letters and dashes.
+    /// `watcher` or `replicator`, and for a command its name behind a dash: `replicator-log`.
     pub role: &'a str,
     /// This node.
     pub node: &'a NodeName,
@@ -62,9 +62,10 @@ impl Caller<'_> {
         format!("mediamirror-{}-{}", self.role, self.node)
     }
 
-    /// One token, so that rights can be given to exactly these inboxes: `_INBOX_<node>_<role>.>`.
+    /// One token, so that rights can be given to exactly these inboxes: `_INBOX_<node>_<role>.>`, the same for a program's commands.
     pub fn inbox_prefix(&self) -> String {
-        format!("_INBOX_{}_{}", self.node, self.role)
+        let program = self.role.split('-').next().unwrap_or_default();
+        format!("_INBOX_{}_{program}", self.node)
     }
 }
 
@@ -149,6 +150,7 @@ impl Fault for BrokerError {
 pub struct Broker {
     client: async_nats::Client,
     connection: watch::Receiver<Connection>,
+    denials: Denials,
     embedded: Option<Arc<Embedded>>,
     leaving: CancellationToken,
 }
@@ -182,7 +184,8 @@ impl Broker {
         let servers = names(&addrs);
         let (changes, connection) = watch::channel(Connection::default());
         let leaving = CancellationToken::new();
-        let listener = Arc::new(Listener::new(changes, servers.clone(), leaving.clone()));
+        let denials = Denials::default();
+        let listener = Arc::new(Listener::new(changes, servers.clone(), leaving.clone(), denials.clone()));
         let mut options = options
             .name(caller.connection_name())
             .custom_inbox_prefix(caller.inbox_prefix())
@@ -202,7 +205,7 @@ impl Broker {
             () = cancel.cancelled() => Err(ConnectError::Cancelled),
         };
         let broker = match client {
-            Ok(client) => Self { client, connection, embedded, leaving },
+            Ok(client) => Self { client, connection, denials, embedded, leaving },
             Err(error) => {
                 if let Some(embedded) = embedded {
                     embedded.shutdown().await;
@@ -251,6 +254,11 @@ impl Broker {
     /// Whether the broker is there; changes are heard.
     pub fn connection(&self) -> watch::Receiver<Connection> {
         self.connection.clone()
+    }
+
+    /// What the broker denies us.
+    pub fn denials(&self) -> Denials {
+        self.denials.clone()
     }
 
     /// The version of the server that we are, or were last, connected to.

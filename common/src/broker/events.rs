@@ -2,14 +2,19 @@
 
 use async_nats::{ClientError, Event, ServerError};
 use std::{
-    collections::HashSet,
-    sync::{Mutex, PoisonError},
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 /// How many denied subjects are remembered as warned about.
 const DENIED: usize = 1_000;
+/// What is needed is asked for again within this time; what has not been denied for so long is permitted, or no longer asked for.
+const RECENT: Duration = Duration::from_secs(60);
+/// Not needed: what a broken upload left waits for the collector, which is an operator's.
+const SPARED: &str = "$JS.API.STREAM.PURGE.";
 
 /// Whether the broker is there, and how often it came.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -18,6 +23,31 @@ pub struct Connection {
     pub connected: bool,
     /// How many connections there were, this one included. Whoever sees it grow checks the log.
     pub epoch: u64,
+}
+
+/// The subjects that the broker denies us, which to a request look like a broker that does not answer.
+#[derive(Clone, Default, Debug)]
+pub struct Denials(Arc<Mutex<HashMap<String, Instant>>>);
+
+impl Denials {
+    /// True the first time, as long as there is room to remember it.
+    fn note(&self, what: &str, subject: &str, now: Instant) -> bool {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let room = known.len() < DENIED;
+        let denied = format!("{what} {subject}");
+        let news = !known.contains_key(&denied);
+        if room || !news {
+            known.insert(denied, now);
+        }
+        news && room
+    }
+
+    /// What was denied last, within the last minute: `publish $KV.MIRROR_MEDIA_NODES.a.watcher`.
+    pub fn recent(&self, now: Instant) -> Option<String> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let recent = known.iter().filter(|(_, at)| now.saturating_duration_since(**at) < RECENT);
+        recent.max_by_key(|(_, at)| **at).map(|(denied, _)| denied.clone())
+    }
 }
 
 /// What was said about a broker that is away.
@@ -33,8 +63,8 @@ struct Complaint {
 pub(super) struct Listener {
     changes: watch::Sender<Connection>,
     servers: String,
-    /// What was warned about already: denied subjects for good, other complaints until the next connection.
-    denied: Mutex<HashSet<String>>,
+    denials: Denials,
+    /// Said until the next connection.
     complaint: Mutex<Complaint>,
     /// We end: that the connection ends too is no news.
     leaving: CancellationToken,
@@ -45,8 +75,9 @@ impl Listener {
         changes: watch::Sender<Connection>,
         servers: String,
         leaving: CancellationToken,
+        denials: Denials,
     ) -> Self {
-        Self { changes, servers, denied: Mutex::default(), complaint: Mutex::default(), leaving }
+        Self { changes, servers, denials, complaint: Mutex::default(), leaving }
     }
 
     pub(super) fn hear(&self, event: Event) {
@@ -68,9 +99,11 @@ impl Listener {
             }
             Event::Closed => self.changes.send_modify(|now| now.connected = false),
             Event::ServerError(ServerError::Other(text)) => match denied(&text) {
+                Some((_, subject)) if subject.starts_with(SPARED) => {
+                    tracing::debug!(subject, "no right to tidy up; the collector will");
+                }
                 Some((what, subject)) => {
-                    let mut known = self.denied.lock().unwrap_or_else(PoisonError::into_inner);
-                    if known.len() < DENIED && known.insert(format!("{what} {subject}")) {
+                    if self.denials.note(what, subject, Instant::now()) {
                         tracing::warn!(what, subject, "the broker denies us a subject");
                     }
                 }
@@ -133,7 +166,8 @@ mod tests {
     #[test]
     fn each_connection_is_counted_and_a_denied_subject_remembered_once() {
         let (changes, seen) = watch::channel(Connection::default());
-        let listener = Listener::new(changes, "h:4222".into(), CancellationToken::new());
+        let denials = Denials::default();
+        let listener = Listener::new(changes, "h:4222".into(), CancellationToken::new(), denials.clone());
         listener.hear(Event::Connected);
         listener.hear(Event::Disconnected);
         assert_eq!(*seen.borrow(), Connection { connected: false, epoch: 1 });
@@ -143,6 +177,13 @@ mod tests {
             let text = "Permissions Violation for Publish to \"a\"";
             listener.hear(Event::ServerError(ServerError::Other(text.into())));
         }
-        assert_eq!(listener.denied.lock().expect("not poisoned").len(), 1);
+        let purge = "Permissions Violation for Publish to \"$JS.API.STREAM.PURGE.S\"";
+        listener.hear(Event::ServerError(ServerError::Other(purge.into())));
+        assert_eq!(denials.0.lock().expect("not poisoned").len(), 1);
+        let now = Instant::now();
+        assert_eq!(denials.recent(now).as_deref(), Some("publish a"));
+        assert_eq!(denials.recent(now + RECENT), None);
+        assert!(!denials.note("publish", "a", now + RECENT), "it was warned about");
+        assert_eq!(denials.recent(now + RECENT).as_deref(), Some("publish a"));
     }
 }

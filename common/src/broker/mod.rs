@@ -13,6 +13,6 @@ pub mod wire;
 pub use connect::{Broker, Caller, ConnectError, Patience};
 pub use embedded::{Embedded, EmbeddedError, EmbeddedOptions};
 pub use error::BrokerError;
-pub use events::Connection;
+pub use events::{Connection, Denials};
 pub use look::EmbeddedLook;
 pub use version::{InvalidVersion, ServerVersion};

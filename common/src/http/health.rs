@@ -83,6 +83,7 @@ fn reason(reason: &Reason) -> Value {
         | Reason::LogUnread
         | Reason::NoRoom
         | Reason::StoreAway
+        | Reason::Denied
         | Reason::Diverged => {}
     }
     value

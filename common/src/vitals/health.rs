@@ -52,6 +52,8 @@ pub struct Facts {
     pub no_room: bool,
     /// Whether the blob store did not do what was asked last.
     pub store_away: bool,
+    /// Whether the broker denied this process a right within the last minute.
+    pub denied: bool,
     /// How long each has stood still; the order is that of [`Standstill::ALL`].
     pub still: [Duration; 3],
     /// How old the oldest event is that the log has and this node has not applied (replicator).
@@ -91,6 +93,8 @@ pub enum Reason {
     NoRoom,
     /// The blob store does not do what is asked.
     StoreAway,
+    /// The broker denies this process a right.
+    Denied,
     /// So many events cannot be applied.
     Parked(u64),
     /// So many paths wait for an operator.
@@ -117,6 +121,7 @@ impl Reason {
             Self::Slow(_) => "slow",
             Self::NoRoom => "no_room",
             Self::StoreAway => "store_away",
+            Self::Denied => "denied",
             Self::Parked(_) => "parked",
             Self::Held(_) => "held",
             Self::MostDown(..) => "most_down",
@@ -160,6 +165,9 @@ impl fmt::Display for Reason {
             Self::Slow(age) => write!(f, "the oldest event in work was taken {} s ago", age.as_secs()),
             Self::NoRoom => f.write_str("something waits for room on a disk"),
             Self::StoreAway => f.write_str("the blob store does not answer, or refuses"),
+            Self::Denied => f.write_str(
+                "the broker denies this process a right, which its log names; so it waits in vain",
+            ),
             Self::Parked(count) => write!(f, "{count} events cannot be applied here"),
             Self::Held(count) => write!(f, "{count} paths wait for an operator's answer"),
             Self::MostDown(down, nodes) => write!(f, "{down} of {nodes} nodes are down"),
@@ -215,6 +223,7 @@ pub fn judge(facts: &Facts) -> Health {
     }
     because(facts.no_room && !facts.store_away, Reason::NoRoom);
     because(facts.store_away, Reason::StoreAway);
+    because(facts.denied, Reason::Denied);
     because(facts.parked > 0, Reason::Parked(facts.parked));
     because(facts.held > 0, Reason::Held(facts.held));
     because(facts.diverged, Reason::Diverged);
@@ -253,6 +262,7 @@ mod tests {
             session: true,
             no_room: false,
             store_away: false,
+            denied: false,
             still: [LIMIT; 3],
             lag: LIMIT,
             oldest: LIMIT,
@@ -284,6 +294,7 @@ mod tests {
             (Facts { oldest: LONG, ..well() }, Verdict::Unready, &["slow"]),
             (Facts { lag: LONG, oldest: LONG, role: Role::Watcher, ..well() }, Verdict::Ready, &[]),
             (Facts { no_room: true, ..well() }, Verdict::Degraded, &["no_room"]),
+            (Facts { denied: true, ..well() }, Verdict::Degraded, &["denied"]),
             (Facts { store_away: true, no_room: true, ..well() }, Verdict::Degraded, &["store_away"]),
             (Facts { parked: 1, held: 1, ..well() }, Verdict::Degraded, &["parked", "held"]),
             (Facts { diverged: true, ..well() }, Verdict::Degraded, &["diverged"]),

@@ -21,7 +21,7 @@ pub use underway::Long;
 
 use crate::{
     blobs::Blobs,
-    broker::{Broker, Connection},
+    broker::{Broker, Connection, Denials},
     event::Version,
     index::{Index, IndexError},
     limits::RateLimit,
@@ -100,7 +100,7 @@ pub struct Vitals {
     max_lag: Duration,
     stop: CancellationToken,
     notify: Option<Notify>,
-    connection: OnceLock<watch::Receiver<Connection>>,
+    connection: OnceLock<(watch::Receiver<Connection>, Denials)>,
     blobs: OnceLock<Blobs>,
     record: OnceLock<watch::Receiver<Option<NodeRecord>>>,
     meter: RateLimit,
@@ -184,7 +184,7 @@ impl Vitals {
     /// The broker, once there is a connection.
     pub fn connected_to(&self, broker: &Broker) {
         // A second connection would be to the same broker.
-        let _ = self.connection.set(broker.connection());
+        let _ = self.connection.set((broker.connection(), broker.denials()));
         broker.durable().into_iter().for_each(|durable| self.metrics.set_durable(durable));
     }
 
@@ -271,11 +271,14 @@ impl Vitals {
         }
         self.turned(now);
         progress.diverged = self.neighbours().diverged;
-        if let Some(trouble) = health::to_record(&self.facts(now)).filter(|_| session) {
+        let trouble =
+            health::to_record(&self.facts(now)).filter(|_| session).map(|trouble| trouble.to_string());
+        let denied = self.denied().map(|denied| format!("the broker denies us to {denied}"));
+        for trouble in [trouble, denied].into_iter().flatten() {
             progress.state = NodeRunState::Degraded;
             progress.last_error = Some(match progress.last_error {
                 Some(error) => format!("{trouble}; {error}"),
-                None => trouble.to_string(),
+                None => trouble,
             });
         }
         let mut seen = self.seen();
@@ -366,6 +369,7 @@ impl Vitals {
             session: seen.session,
             no_room: seen.no_room,
             store_away: self.store_away(),
+            denied: self.denied().is_some(),
             still: [since(seen.turned), probed.asked.map_or(Duration::ZERO, since), work],
             lag: probed.lag(seen.version.unwrap_or_default(), now),
             oldest: seen.oldest.map_or(Duration::ZERO, since),
@@ -378,13 +382,18 @@ impl Vitals {
         }
     }
 
+    /// The right that the broker denied last, within the last minute.
+    fn denied(&self) -> Option<String> {
+        self.connection.get()?.1.recent(Instant::now())
+    }
+
     fn is_connected(&self) -> bool {
         self.epoch().is_some()
     }
 
     /// The connection's number, while there is one.
     fn epoch(&self) -> Option<u64> {
-        let connection = *self.connection.get()?.borrow();
+        let connection = *self.connection.get()?.0.borrow();
         connection.connected.then_some(connection.epoch)
     }
 
