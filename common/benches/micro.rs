@@ -3,7 +3,7 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 #[allow(dead_code)]
-#[path = "../tests/support/server.rs"]
+#[path = "../tests/brokers/server.rs"]
 mod server;
 
 use bytes::Bytes;

@@ -6,8 +6,8 @@
 # Into DIR (default: secrets/ beside this script, mode 0700):
 #   ca.pem ca.key              who signs the certificates; ca.pem is what clients trust (--tls-ca)
 #   server.pem server.key      of the brokers, for these names, localhost and 127.0.0.1 (default: this host's name)
-#   users/<node>-watcher.nk    the NKey seeds, mode 0600 (--nkey): two for each node, and operator, observer, and leaf for the server of another site
-#   tls.conf cluster.conf leaf.conf accounts/*.conf
+#   users/<node>-watcher.nk    the NKey seeds, mode 0600 (--nkey): two for each node, and operator, observer
+#   tls.conf cluster.conf accounts/*.conf
 #
 # What is there stays: run it again with all nodes to add some, or without one to shut it out, then `nats-server --signal reload`.
 # With --client-certificates the brokers ask each client for a certificate too (--tls-cert, --tls-key).
@@ -109,19 +109,6 @@ password=$(<"$out/cluster.password")
   echo "]"
 } >"$out/cluster.conf"
 
-# The server of another site: where the first one's are, and who it is to them.
-{
-  echo "remotes: [ {"
-  echo "  urls: ["
-  for host in "${hosts[@]}"; do echo "    \"tls://$host:7422\""; done
-  echo "  ]"
-  echo "  account: MIRROR"
-  nkey leaf >/dev/null
-  echo "  nkey: $(<"$out/users/leaf.nk")"
-  echo "  tls {"; tls; echo "}"
-  echo "} ]"
-} >"$out/leaf.conf"
-
 # MIRROR as it is called in names of streams.
 upper=${mirror^^}; upper=${upper//-/_}
 log=MIRROR_$upper blobs=MIRROR_${upper}_BLOBS records=MIRROR_${upper}_NODES
@@ -155,8 +142,6 @@ IFS=, read -ra each <<<"$nodes"
 {
   echo "users: ["
   user operator "$(quoted "\$JS.API.>" "$values" "$objects")" '[">"]'
-  # The server of another site: what its nodes publish, and what its copies of log and blobs are filled from.
-  user leaf "$(quoted "$events" "$values" "$objects" "\$JS.hub.API.>" "\$JS.FC.>" "\$JS.ACK.>" "_R_.>" "_GR_.>")" '[">"]'
   echo "]"
   echo "exports: ["
   services export "${read_rights[@]}" "$names" "$list" "$consumers" "$next" "$acks" "$values" "$objects" "$events"

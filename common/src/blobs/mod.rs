@@ -23,8 +23,9 @@ pub use store::{Reach, Reader, Store, StoreError};
 pub use switch::Blobs;
 
 use crate::{broker::BrokerError, hash::ContentHash, limits::RateLimit};
+use async_trait::async_trait;
 use bytes::Bytes;
-use std::{fmt, future::Future, io, time::Duration};
+use std::{fmt, io, time::Duration};
 use tokio::sync::{mpsc, oneshot};
 
 /// A blob that no path names stays at least so long after it was stored, or marked as in use: who stored it has this time to give it a path.
@@ -148,9 +149,10 @@ pub struct Source {
 }
 
 /// A blob being read, chunk by chunk. The bytes are not checked: who asked hashes them.
+#[async_trait]
 pub trait BlobReader: Send + 'static {
     /// The next chunk, `None` after the last. A chunk that does not come within 10 s, one too many or one too few is an error.
-    fn next(&mut self) -> impl Future<Output = Result<Option<Bytes>, BlobError>> + Send;
+    async fn next(&mut self) -> Result<Option<Bytes>, BlobError>;
 
     /// Where reading goes on after the chunks that were handed out. `None`: it cannot, as for a blob that came whole.
     fn mark(&self) -> Option<Mark>;
@@ -173,6 +175,7 @@ impl Mark {
 }
 
 /// A store of blobs. Every wait is bounded; memory is bounded by a window of chunks per call.
+#[async_trait]
 pub trait BlobStore: Clone + Send + Sync + 'static {
     /// This store's reader.
     type Reader: BlobReader;
@@ -192,59 +195,46 @@ pub trait BlobStore: Clone + Send + Sync + 'static {
 
     /// Asked once the event of a blob is published: whether the store that is in force still has the blob that was put, or found, in this generation. Where neither a move nor a
     /// collection can have come between, that is known without asking.
-    fn still_has(
-        &self,
-        _hash: ContentHash,
-        _since: u64,
-    ) -> impl Future<Output = Result<bool, BlobError>> + Send {
-        std::future::ready(Ok(true))
+    async fn still_has(&self, _hash: ContentHash, _since: u64) -> Result<bool, BlobError> {
+        Ok(true)
     }
 
     /// For each name, whether a blob of it is there (by what the store says, not by reading it).
-    fn contains(&self, hashes: &[ContentHash]) -> impl Future<Output = Result<Vec<bool>, BlobError>> + Send;
+    async fn contains(&self, hashes: &[ContentHash]) -> Result<Vec<bool>, BlobError>;
 
     /// Stores a blob of at most one chunk, whose hash the caller has computed. Done when it is acknowledged. A blob that is there is not stored
     /// again, but marked as in use now. The same put by several nodes at once stores it once.
-    fn put(&self, hash: ContentHash, bytes: Bytes) -> impl Future<Output = Result<(), BlobError>> + Send;
+    async fn put(&self, hash: ContentHash, bytes: Bytes) -> Result<(), BlobError>;
 
     /// Marks a blob that should be there as in use now. False: it is not there, so upload it.
-    fn touch(&self, hash: ContentHash) -> impl Future<Output = Result<bool, BlobError>> + Send;
+    async fn touch(&self, hash: ContentHash) -> Result<bool, BlobError>;
 
     /// Stores a blob of any length while it is read; its hash is known at its end. Returns hash and length. Under a name only after every chunk is
     /// acknowledged; what a failure leaves behind has no name, and is for gc.
-    fn put_stream(
-        &self,
-        source: Source,
-    ) -> impl Future<Output = Result<(ContentHash, u64), BlobError>> + Send;
+    async fn put_stream(&self, source: Source) -> Result<(ContentHash, u64), BlobError>;
 
     /// Stores a blob again under fresh chunks, whatever is there now: the repair of one that is damaged.
-    fn put_again(&self, source: Source)
-    -> impl Future<Output = Result<(ContentHash, u64), BlobError>> + Send;
+    async fn put_again(&self, source: Source) -> Result<(ContentHash, u64), BlobError>;
 
     /// Begins to read a blob that should be `size` bytes long. Nothing is asked for before `limit` lets it pass.
-    fn get(
-        &self,
-        hash: ContentHash,
-        size: u64,
-        limit: &RateLimit,
-    ) -> impl Future<Output = Result<Self::Reader, BlobError>> + Send;
+    async fn get(&self, hash: ContentHash, size: u64, limit: &RateLimit) -> Result<Self::Reader, BlobError>;
 
     /// Goes on reading a blob after its first `done` bytes, from the mark that a reader of it gave there. The second value says where the reader begins: at
     /// `done`, or at 0 where the mark means nothing any more, as when the blob was stored again under other chunks.
-    fn get_from(
+    async fn get_from(
         &self,
         hash: ContentHash,
         size: u64,
         done: u64,
         mark: &Mark,
         limit: &RateLimit,
-    ) -> impl Future<Output = Result<(Self::Reader, u64), BlobError>> + Send;
+    ) -> Result<(Self::Reader, u64), BlobError>;
 
     /// [`get`](Self::get) without the short way by which it may find a small blob: for a caller that found wrong bytes there.
-    fn get_by_meta(
+    async fn get_by_meta(
         &self,
         hash: ContentHash,
         size: u64,
         limit: &RateLimit,
-    ) -> impl Future<Output = Result<Self::Reader, BlobError>> + Send;
+    ) -> Result<Self::Reader, BlobError>;
 }

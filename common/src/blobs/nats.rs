@@ -23,6 +23,7 @@ use crate::{
     limits::RateLimit,
     names::MirrorName,
 };
+use async_trait::async_trait;
 use base64::{Engine, prelude::BASE64_URL_SAFE};
 use bytes::Bytes;
 use serde_json::json;
@@ -168,6 +169,7 @@ impl Bucket {
     }
 }
 
+#[async_trait]
 impl BlobStore for NatsBlobs {
     type Reader = NatsReader;
 

@@ -9,6 +9,7 @@ use crate::{
     hash::ContentHash,
     limits::RateLimit,
 };
+use async_trait::async_trait;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
@@ -157,6 +158,7 @@ impl Chunks {
     }
 }
 
+#[async_trait]
 impl BlobReader for NatsReader {
     async fn next(&mut self) -> Result<Option<Bytes>, BlobError> {
         match &mut self.0 {

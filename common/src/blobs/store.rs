@@ -7,6 +7,7 @@ use super::{
     objects::{ObjectReader, OpenError},
 };
 use crate::{broker::BrokerError, hash::ContentHash, limits::RateLimit, time::Timestamp};
+use async_trait::async_trait;
 use bytes::Bytes;
 use std::collections::HashSet;
 
@@ -67,6 +68,7 @@ pub enum Reader {
     Objects(ObjectReader),
 }
 
+#[async_trait]
 impl BlobReader for Reader {
     async fn next(&mut self) -> Result<Option<Bytes>, BlobError> {
         match self {
@@ -153,6 +155,7 @@ impl Store {
     }
 }
 
+#[async_trait]
 impl BlobStore for Store {
     type Reader = Reader;
 

@@ -5,6 +5,7 @@
 
 use super::{BlobError, BlobStore, Location, Mark, Reader, Source, Store, objects::MarkError};
 use crate::{hash::ContentHash, limits::RateLimit, mirror_record::MirrorRecord};
+use async_trait::async_trait;
 use bytes::Bytes;
 use std::{
     io,
@@ -144,6 +145,7 @@ impl Blobs {
     }
 }
 
+#[async_trait]
 impl BlobStore for Blobs {
     type Reader = Reader;
 

@@ -1,6 +1,7 @@
 //! The one thread that writes: everything that waits goes into one transaction.
 
 use super::{IndexError, Tx};
+use futures_util::future::BoxFuture;
 use rusqlite::Connection;
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -34,7 +35,7 @@ impl Writer {
             .name("index".into())
             .spawn(move || {
                 while let Some(first) = queue.blocking_recv() {
-                    run_group(&conn, first, || queue.try_recv().ok());
+                    run_group(&conn, first, &mut || queue.try_recv().ok());
                 }
             })
             .expect("a thread can be started at the start of the process");
@@ -56,13 +57,21 @@ impl Writer {
             });
             (result, done)
         });
-        match self {
-            Self::Thread(jobs) => jobs.send(job).await.map_err(|_| IndexError::Closed)?,
-            Self::Here(conn) => {
-                run_group(&conn.lock().unwrap_or_else(PoisonError::into_inner), job, || None);
-            }
-        }
+        self.take(job).await?;
         answered.await.map_err(|_| IndexError::Closed)?
+    }
+
+    /// The same for all kinds of jobs, so that it is compiled once.
+    fn take(&self, job: Job) -> BoxFuture<'_, Result<(), IndexError>> {
+        Box::pin(async move {
+            match self {
+                Self::Thread(jobs) => jobs.send(job).await.map_err(|_| IndexError::Closed),
+                Self::Here(conn) => {
+                    run_group(&conn.lock().unwrap_or_else(PoisonError::into_inner), job, &mut || None);
+                    Ok(())
+                }
+            }
+        })
     }
 }
 
@@ -77,7 +86,7 @@ fn begin(conn: &Connection) -> Result<(), rusqlite::Error> {
     conn.execute_batch("BEGIN IMMEDIATE")
 }
 
-fn run_group(conn: &Connection, first: Job, mut next: impl FnMut() -> Option<Job>) {
+fn run_group(conn: &Connection, first: Job, next: &mut dyn FnMut() -> Option<Job>) {
     let mut done: Vec<Done> = Vec::new();
     let fate = (|| -> Result<(), IndexError> {
         begin(conn)?;

@@ -14,6 +14,7 @@ use async_nats::{
         consumer::{PullConsumer, pull},
     },
 };
+use async_trait::async_trait;
 use futures_util::StreamExt;
 use serde::Deserialize;
 use serde_json::json;
@@ -229,6 +230,7 @@ async fn pull(consumer: &PullConsumer, name: &str) -> Result<pull::Stream, Broke
     }
 }
 
+#[async_trait]
 impl Follower for JetStreamFollower {
     type Delivery = JetStreamDelivery;
 
@@ -278,6 +280,7 @@ impl JetStreamDelivery {
     }
 }
 
+#[async_trait]
 impl Delivery for JetStreamDelivery {
     fn logged(&self) -> &Logged {
         &self.logged

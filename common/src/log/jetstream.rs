@@ -22,6 +22,7 @@ use crate::{
     path::MediaPath,
     subject::Subjects,
 };
+use async_trait::async_trait;
 use serde_json::json;
 use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep, timeout};
@@ -193,6 +194,7 @@ fn sequence_of(stored: &Option<Stored>) -> u64 {
     stored.as_ref().map_or(0, |stored| stored.sequence)
 }
 
+#[async_trait]
 impl EventLog for JetStreamLog {
     type Follower = JetStreamFollower;
 

@@ -11,6 +11,7 @@ use crate::{
     subject::Subjects,
     time::Timestamp,
 };
+use async_trait::async_trait;
 use bytes::Bytes;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
@@ -134,6 +135,7 @@ impl Shared {
     }
 }
 
+#[async_trait]
 impl EventLog for MemoryLog {
     type Follower = MemoryFollower;
 
@@ -285,6 +287,7 @@ impl MemoryFollower {
     }
 }
 
+#[async_trait]
 impl Follower for MemoryFollower {
     type Delivery = MemoryDelivery;
 
@@ -322,6 +325,7 @@ impl Follower for MemoryFollower {
     }
 }
 
+#[async_trait]
 impl Delivery for MemoryDelivery {
     fn logged(&self) -> &Logged {
         &self.logged

@@ -25,8 +25,9 @@ use crate::{
     subject::Subjects,
     time::Timestamp,
 };
+use async_trait::async_trait;
 use bytes::Bytes;
-use std::{future::Future, sync::Arc};
+use std::sync::Arc;
 
 /// What the log says of itself.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -105,31 +106,34 @@ pub struct ConsumerState {
 }
 
 /// An event handed to this node by its consumer. Unacknowledged for 30 s (without [`progress`](Delivery::progress)), it comes again.
+#[async_trait]
 pub trait Delivery: Send + Sync + 'static {
     /// What was delivered.
     fn logged(&self) -> &Logged;
     /// Events that were still to be delivered after this one.
     fn pending(&self) -> u64;
     /// Applied, superseded or parked here: never deliver it again. Best effort; when it is lost the event comes again, and is found superseded.
-    fn acknowledge(&self) -> impl Future<Output = ()> + Send;
+    async fn acknowledge(&self);
     /// Still being worked on: starts the acknowledgement wait anew.
-    fn progress(&self) -> impl Future<Output = ()> + Send;
+    async fn progress(&self);
 }
 
 /// The durable consumer of one node.
+#[async_trait]
 pub trait Follower: Send + 'static {
     /// One delivered event.
     type Delivery: Delivery;
 
     /// The next event. Safe to drop between calls (nothing is lost, it comes again). An error ends this follower: check the log (rule 9), then follow
     /// anew. A consumer that was deleted, or a broker that does not answer for 10 s, is an error; waiting for a new event is not bounded.
-    fn next(&mut self) -> impl Future<Output = Result<Self::Delivery, BrokerError>> + Send;
+    async fn next(&mut self) -> Result<Self::Delivery, BrokerError>;
 
     /// How far it is.
-    fn state(&mut self) -> impl Future<Output = Result<ConsumerState, BrokerError>> + Send;
+    async fn state(&mut self) -> Result<ConsumerState, BrokerError>;
 }
 
 /// An event log. Every call is bounded in time, 5 s unless it says otherwise.
+#[async_trait]
 pub trait EventLog: Clone + Send + Sync + 'static {
     /// This log's consumer.
     type Follower: Follower;
@@ -138,48 +142,36 @@ pub trait EventLog: Clone + Send + Sync + 'static {
     fn subjects(&self) -> &Subjects;
 
     /// What the log says of itself now.
-    fn state(&self) -> impl Future<Output = Result<LogState, BrokerError>> + Send;
+    async fn state(&self) -> Result<LogState, BrokerError>;
 
     /// Appends an event when the path's last event is the one it `replaces` (0: there is none), else stores nothing. After an error it may or may
     /// not have been stored: publish the same event again, or read the path's last one.
-    fn publish(&self, event: &Event) -> impl Future<Output = Result<Published, BrokerError>> + Send;
+    async fn publish(&self, event: &Event) -> Result<Published, BrokerError>;
 
     /// The newest event of each path, in the order asked.
-    fn lasts(
-        &self,
-        paths: &[MediaPath],
-    ) -> impl Future<Output = Result<Vec<Option<Logged>>, BrokerError>> + Send;
+    async fn lasts(&self, paths: &[MediaPath]) -> Result<Vec<Option<Logged>>, BrokerError>;
 
     /// The newest event of one path.
-    fn last(&self, path: &MediaPath) -> impl Future<Output = Result<Option<Logged>, BrokerError>> + Send {
-        let path = path.clone();
-        async move { Ok(self.lasts(&[path]).await?.pop().flatten()) }
+    async fn last(&self, path: &MediaPath) -> Result<Option<Logged>, BrokerError> {
+        Ok(self.lasts(std::slice::from_ref(path)).await?.pop().flatten())
     }
 
     /// The newest event on a subject, for one that may name a path only by its hash.
-    fn last_on(&self, subject: &str) -> impl Future<Output = Result<Option<Logged>, BrokerError>> + Send;
+    async fn last_on(&self, subject: &str) -> Result<Option<Logged>, BrokerError>;
 
     /// The oldest event of a path at or after a version: walking it gives the path's history as far as it is kept.
-    fn next_of(
-        &self,
-        path: &MediaPath,
-        from: Version,
-    ) -> impl Future<Output = Result<Option<Logged>, BrokerError>> + Send;
+    async fn next_of(&self, path: &MediaPath, from: Version) -> Result<Option<Logged>, BrokerError>;
 
     /// The message at exactly this version, if the log still has it.
-    fn at(&self, version: Version) -> impl Future<Output = Result<Option<Logged>, BrokerError>> + Send;
+    async fn at(&self, version: Version) -> Result<Option<Logged>, BrokerError>;
 
     /// Up to `limit` (at most 500) events at or after `from`, oldest first, whatever their path. Empty: there are none.
-    fn read(
-        &self,
-        from: Version,
-        limit: usize,
-    ) -> impl Future<Output = Result<Vec<Logged>, BrokerError>> + Send;
+    async fn read(&self, from: Version, limit: usize) -> Result<Vec<Logged>, BrokerError>;
 
     /// The durable consumer of this node, made when it is not there: it begins with the newest event of each path (rule 12). An existing one goes on
     /// where it is, and is never moved.
-    fn follow(&self, node: &NodeName) -> impl Future<Output = Result<Self::Follower, BrokerError>> + Send;
+    async fn follow(&self, node: &NodeName) -> Result<Self::Follower, BrokerError>;
 
     /// A hint for each event that anybody publishes from now on.
-    fn hints(&self) -> impl Future<Output = Result<Hints, BrokerError>> + Send;
+    async fn hints(&self) -> Result<Hints, BrokerError>;
 }

@@ -248,7 +248,7 @@ fn every_shipped_configuration_is_one_the_server_takes_and_keys_are_added_beside
             looked += 1;
         }
     }
-    assert_eq!(looked, 5, "one server, three of a cluster, and the one of another site");
+    assert_eq!(looked, 4, "one server, and three of a cluster");
     for wrong in
         [&["--nodes", "A b"][..], &["--nodes", "operator"], &["--nodes", "a", "--mirror", "Media"], &[]]
     {

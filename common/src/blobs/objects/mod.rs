@@ -25,6 +25,7 @@ pub use tree::ObjectTree;
 
 use super::{BlobError, BlobStore, Location, Mark, Source};
 use crate::{hash::ContentHash, limits::RateLimit};
+use async_trait::async_trait;
 use bytes::Bytes;
 use fault::fault;
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -115,6 +116,7 @@ impl Objects {
     }
 }
 
+#[async_trait]
 impl BlobStore for ObjectBlobs {
     type Reader = ObjectReader;
 

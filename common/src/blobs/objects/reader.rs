@@ -6,6 +6,7 @@ use crate::{
     hash::ContentHash,
     limits::RateLimit,
 };
+use async_trait::async_trait;
 use bytes::Bytes;
 use object_store::{GetOptions, GetRange};
 use serde::{Deserialize, Serialize};
@@ -143,6 +144,7 @@ impl Objects {
     }
 }
 
+#[async_trait]
 impl BlobReader for ObjectReader {
     async fn next(&mut self) -> Result<Option<Bytes>, BlobError> {
         if self.ready.is_empty() {

@@ -2,10 +2,7 @@
 //!
 //! `MEDIAMIRROR_NATS_SERVERS` names the nats-server binaries, separated by colons; without it the one on the PATH is used.
 
-#[allow(dead_code)]
-#[path = "support/server.rs"]
-mod server;
-
+use crate::server::Server;
 use async_nats::{Client, HeaderMap, jetstream};
 use base64::{Engine, prelude::BASE64_URL_SAFE};
 use bytes::Bytes;
@@ -22,7 +19,6 @@ use common::{
 };
 use futures_util::{TryStreamExt, future::join_all};
 use serde_json::{Value, json};
-use server::Server;
 use std::{
     sync::atomic::{AtomicUsize, Ordering},
     time::Duration,
@@ -37,7 +33,7 @@ fn fresh_mirror() -> MirrorName {
 /// Runs a test on every server at once.
 fn on_each_server(test: impl AsyncFn(Server) + Send + Sync) {
     std::thread::scope(|scope| {
-        for binary in server::binaries() {
+        for binary in crate::server::binaries() {
             let test = &test;
             scope.spawn(move || {
                 let runtime = tokio::runtime::Runtime::new().expect("a runtime");

@@ -1,17 +1,12 @@
 //! The connection to a real broker: one that is away, one that comes back, one that refuses.
-#![allow(clippy::unwrap_used)]
 
-#[allow(dead_code)]
-#[path = "support/server.rs"]
-mod server;
-
+use crate::server::Server;
 use common::{
     broker::{Broker, Caller, ConnectError, Patience},
     exit::{Exit, Fault},
     names::NodeName,
     settings::{CommonArgs, Environment, NatsSettings},
 };
-use server::Server;
 use std::{
     fs,
     net::TcpListener,
@@ -52,7 +47,7 @@ impl Configured {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("nats.conf");
         fs::write(&file, format!("listen: \"127.0.0.1:{port}\"\n{config}\n")).unwrap();
-        let mut command = Command::new(server::binaries().pop().unwrap());
+        let mut command = Command::new(crate::server::binaries().pop().unwrap());
         let child = command.arg("-c").arg(file).stderr(Stdio::null()).spawn().unwrap();
         Self { child, _folder: folder }
     }
@@ -101,7 +96,7 @@ async fn a_service_waits_for_its_broker_until_it_is_told_to_end() {
 
 #[tokio::test]
 async fn every_connection_is_counted() {
-    let server = Server::start(&server::binaries().pop().unwrap());
+    let server = Server::start(&crate::server::binaries().pop().unwrap());
     let settings = settings(server.url(), &[]);
     let broker = connect(&settings, Patience::GiveUpAfter(TEST)).await.unwrap();
     let mut connection = broker.connection();

@@ -1,5 +1,4 @@
 //! The embedded broker with real processes: one server for all of them, none left over, nothing lost.
-#![allow(clippy::unwrap_used)]
 
 use rustix::process::{Pid, Signal, kill_process};
 use std::{

@@ -1,10 +1,6 @@
 //! Node records on a real broker: who may speak under a name, and what the others read.
-#![allow(clippy::unwrap_used)]
 
-#[allow(dead_code)]
-#[path = "support/server.rs"]
-mod server;
-
+use crate::server::Server;
 use common::{
     broker::{BrokerError, Connection},
     event::Version,
@@ -19,7 +15,6 @@ use common::{
     root::Root,
     time::Timestamp,
 };
-use server::Server;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
@@ -63,7 +58,7 @@ async fn bucket(server: &Server) -> NodeBucket {
 
 #[tokio::test]
 async fn attaching_never_creates() {
-    for binary in server::binaries() {
+    for binary in crate::server::binaries() {
         let server = Server::start(&binary);
         let absent = NodeBucket::attach(server.client().await, &mirror()).await;
         assert!(matches!(absent, Err(BrokerError::Absent { .. })));
@@ -75,7 +70,7 @@ async fn attaching_never_creates() {
 
 #[tokio::test]
 async fn all_records_are_read_without_a_consumer_and_other_keys_left_out() {
-    for binary in server::binaries() {
+    for binary in crate::server::binaries() {
         let server = Server::start(&binary);
         let bucket = bucket(&server).await;
         for node in ["b", "a"] {
@@ -107,7 +102,7 @@ async fn all_records_are_read_without_a_consumer_and_other_keys_left_out() {
 
 #[tokio::test]
 async fn a_live_name_is_refused_to_another_instance_and_given_to_the_same() {
-    let server = Server::start(&server::binaries().pop().unwrap());
+    let server = Server::start(&crate::server::binaries().pop().unwrap());
     let bucket = bucket(&server).await;
     let mut first = Claim::take(bucket.clone(), &record("n", Role::Watcher, "one")).await.unwrap();
     let refused = Claim::take(bucket.clone(), &record("n", Role::Watcher, "two")).await.err().unwrap();
@@ -129,7 +124,7 @@ async fn a_live_name_is_refused_to_another_instance_and_given_to_the_same() {
 
 #[tokio::test]
 async fn a_lost_acknowledgement_and_a_bucket_made_anew_do_not_end_a_claim() {
-    let server = Server::start(&server::binaries().pop().unwrap());
+    let server = Server::start(&crate::server::binaries().pop().unwrap());
     let bucket = bucket(&server).await;
     let own = record("n", Role::Watcher, "one");
     let mut claim = Claim::take(bucket.clone(), &own).await.unwrap();
@@ -148,7 +143,7 @@ async fn a_lost_acknowledgement_and_a_bucket_made_anew_do_not_end_a_claim() {
 
 #[tokio::test]
 async fn a_broker_that_was_rolled_back_to_an_earlier_run_does_not_end_a_claim() {
-    let server = Server::start(&server::binaries().pop().unwrap());
+    let server = Server::start(&crate::server::binaries().pop().unwrap());
     let bucket = bucket(&server).await;
     Claim::take(bucket.clone(), &record("n", Role::Watcher, "one")).await.unwrap();
     server.stop();
@@ -193,7 +188,7 @@ fn reporter(dir: &tempfile::TempDir) -> (Reporter, Root, Index) {
 
 #[tokio::test]
 async fn a_bucket_that_was_lost_after_it_was_opened_is_made_again_for_the_claim() {
-    let server = Server::start(&server::binaries().pop().unwrap());
+    let server = Server::start(&crate::server::binaries().pop().unwrap());
     let bucket = bucket(&server).await;
     let context = async_nats::jetstream::new(server.client().await);
     context.delete_stream("KV_MIRROR_MEDIA_NODES").await.unwrap();
@@ -205,7 +200,7 @@ async fn a_bucket_that_was_lost_after_it_was_opened_is_made_again_for_the_claim(
 
 #[tokio::test]
 async fn a_service_asks_for_its_name_until_the_broker_answers_or_it_is_told_to_stop() {
-    let server = Server::start(&server::binaries().pop().unwrap());
+    let server = Server::start(&crate::server::binaries().pop().unwrap());
     let bucket = bucket(&server).await;
     let dir = tempfile::tempdir().unwrap();
     let (mut reporter, root, index) = reporter(&dir);

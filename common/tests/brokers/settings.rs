@@ -1,5 +1,4 @@
 //! What users type becomes what the programs need, or one clear error.
-#![allow(clippy::unwrap_used)]
 
 use clap::Parser;
 use common::{

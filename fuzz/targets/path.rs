@@ -1,0 +1,4 @@
+//! `fuzz::path`, by libFuzzer.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| fuzz::path(bytes));

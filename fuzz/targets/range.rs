@@ -1,0 +1,4 @@
+//! `fuzz::range`, by libFuzzer.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| fuzz::range(bytes));
