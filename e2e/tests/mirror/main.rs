@@ -23,5 +23,6 @@ mod rules;
 mod safety;
 mod settings;
 mod start;
+mod upgrades;
 mod uploads;
 mod users;
