@@ -402,7 +402,7 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
         }
         self.work.abort_all();
         self.write_outbox();
-        let _ = tokio::time::timeout_at(deadline.deadline(), self.outbox.written()).await;
+        let _ = tokio::time::timeout_at(deadline.deadline(), self.outbox.settled()).await;
     }
 }
 

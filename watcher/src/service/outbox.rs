@@ -110,6 +110,11 @@ impl Outbox {
         }
     }
 
+    /// Waits for the transaction that is under way, if there is one.
+    pub(super) async fn settled(&mut self) {
+        while self.writing.join_next().await.is_some() {}
+    }
+
     /// A path's work has come to its end.
     pub(super) fn end(&mut self, path: &MediaPath) {
         if let Some(since) = self.taken.get(path) {
@@ -279,5 +284,25 @@ impl<L: EventLog, B: BlobStore> Service<L, B> {
             outbox.count = self.index.outbox_count()?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::FutureExt;
+
+    #[tokio::test]
+    async fn who_ends_waits_for_what_is_being_written_and_for_nothing_else() {
+        let mut outbox = Outbox::new(Instant::now());
+        assert_eq!(outbox.settled().now_or_never(), Some(()));
+        let (go, gone) = tokio::sync::oneshot::channel::<()>();
+        outbox.writing.spawn(async move {
+            let _ = gone.await;
+            Written { noted: Vec::new(), ended: Vec::new(), result: Ok(()) }
+        });
+        assert_eq!(outbox.settled().now_or_never(), None);
+        drop(go);
+        outbox.settled().await;
     }
 }
