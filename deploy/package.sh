@@ -4,7 +4,8 @@
 #   deploy/package.sh [--check]
 #
 # cargo-deb is installed below target/tools. The programs are built by the profile `dist`; with --check by `release`, and the package is
-# then installed in a clean Debian (debootstrap, as root), both programs mirror a file there, and it is upgraded, removed and purged.
+# then installed in a clean Debian with a systemd of its own (debootstrap and systemd-nspawn, as root): the units of two nodes mirror a file, are killed,
+# stopped from turning and upgraded; then it is removed and purged.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -48,18 +49,20 @@ if ! $check; then
 fi
 
 [[ $(id -u) == 0 ]] || { echo "--check makes a root of its own: run it as root" >&2; exit 1; }
-command -v debootstrap >/dev/null || { apt-get update -q && apt-get install -y -q debootstrap; } >&2
+missing=()
+command -v debootstrap >/dev/null || missing+=(debootstrap)
+command -v systemd-nspawn >/dev/null || missing+=(systemd-container)
+((${#missing[@]} == 0)) || { say "installing ${missing[*]}"; apt-get update -q && apt-get install -y -q "${missing[@]}"; } >&2
 newer=$(package "$version-2")
 server=$(deploy/nats.sh current)
 
 root=$(mktemp -d)
-broker=
+broker= machine=
 end() {
   [[ -z $broker ]] || kill "$broker" 2>/dev/null || true
-  # Nothing of ours runs in there any more, or the folder stays.
-  pkill -9 -f "^/usr/bin/mediamirror-" 2>/dev/null || true
-  umount "$root/proc" 2>/dev/null || true
-  rm -rf "$root"
+  # With it goes everything in there.
+  [[ -z $machine ]] || { kill "$machine" 2>/dev/null && wait "$machine" 2>/dev/null; } || true
+  rm -rf "$root" "$root".*
 }
 trap end EXIT
 # Others have to come through.
@@ -67,16 +70,27 @@ chmod 755 "$root"
 
 say "a clean Debian in $root"
 # shellcheck disable=SC1091
-debootstrap --variant=minbase --include=ca-certificates "$(. /etc/os-release && echo "$VERSION_CODENAME")" "$root" \
+debootstrap --variant=minbase --include=ca-certificates,dbus,systemd,systemd-sysv "$(. /etc/os-release && echo "$VERSION_CODENAME")" "$root" \
   "$(sed -n 's/^URIs: *//p; s/^deb \([^[ ]*\) .*/\1/p' /etc/apt/sources.list /etc/apt/sources.list.d/* 2>/dev/null | head -n 1)" >"$root.log" 2>&1 ||
   { tail -n 20 "$root.log" >&2; exit 1; }
-rm -f "$root.log"
-mount -t proc proc "$root/proc"
-cp "$deb" "$newer" "$root/tmp/"
-within() { chroot "$root" "$@"; }
+# until_true WHAT SECONDS COMMAND…
+until_true() {
+  local what=$1 end=$((SECONDS + $2))
+  shift 2
+  until "$@" >/dev/null 2>&1; do
+    ((SECONDS < end)) || { echo "no $what in time" >&2; within journalctl --no-pager -o cat -n 40 >&2; return 1; }
+    sleep 0.2
+  done
+}
+cp "$deb" "$newer" "$root/opt/"
+systemd-nspawn -q -D "$root" --register=no --keep-unit -b --console=pipe >"$root.console" 2>&1 &
+machine=$!
+leader() { pgrep -P "$machine"; }
+within() { nsenter -t "$(leader)" -m -u -i -n -p -C -r -w env HOME=/root PATH=/usr/sbin:/usr/bin:/sbin:/bin DEBIAN_FRONTEND=noninteractive "$@"; }
+until_true "systemd" 60 within systemctl is-system-running
 
 say "install"
-within apt-get install -y -q --no-install-recommends "/tmp/${deb##*/}" >&2
+within apt-get install -y -q --no-install-recommends "/opt/${deb##*/}" >&2
 within mediamirror-watcher --version >&2
 for page in watcher replicator replicator-migrate watcher-run; do test -s "$root/usr/share/man/man1/mediamirror-$page.1.gz"; done
 grep -q mediamirror-replicator "$root/usr/share/bash-completion/completions/mediamirror-replicator"
@@ -84,53 +98,53 @@ for unit in watcher replicator; do
   test -s "$root/lib/systemd/system/mediamirror-$unit@.service" || test -s "$root/usr/lib/systemd/system/mediamirror-$unit@.service"
 done
 
-say "two nodes mirror a file, as the units run them"
-"$server" -js -sd "$root/tmp/js" -a 127.0.0.1 -p 14222 -l "$root/tmp/nats.log" &
+say "two nodes mirror a file, by their units"
+"$server" -js -sd "$root/opt/js" -a 127.0.0.1 -p 14222 -l "$root/opt/nats.log" &
 broker=$!
-# node NAME PROGRAM ARGUMENT…
-node() {
-  local name=$1 program=$2
-  shift 2
-  install -d -o 33 -g 33 "$root/srv/$name" "$root/var/lib/$name"
-  chroot --userspec=33:33 "$root" env -i HOME=/ MEDIAMIRROR_MIRROR=media MEDIAMIRROR_ROOT="/srv/$name" STATE_DIRECTORY="/var/lib/$name" \
-    NATS_URL=nats://127.0.0.1:14222 MEDIAMIRROR_HTTP=off "/usr/bin/mediamirror-$program" "$@" --node "$name"
-}
-# until_true WHAT COMMAND…: waits up to 30 s.
-until_true() {
-  local what=$1 end=$((SECONDS + 30))
-  shift
-  until "$@" >/dev/null 2>&1; do
-    ((SECONDS < end)) || { echo "no $what within 30 s" >&2; cat "$root"/tmp/*.log >&2; return 1; }
-    sleep 0.2
-  done
-}
-node a watcher run 2>"$root/tmp/a.log" &
-node b replicator run 2>"$root/tmp/b.log" &
-until_true "running watcher" grep -q '"the log is trusted' "$root/tmp/a.log"
-echo first >"$root/srv/a/first"
-until_true "mirrored file" cmp "$root/srv/a/first" "$root/srv/b/first"
+printf 'NATS_URL=nats://127.0.0.1:14222\nMEDIAMIRROR_HTTP=off\nMEDIAMIRROR_NODE=a\n' >"$root/etc/mediamirror/media.env"
+# A second node of the same mirror has a folder of its own.
+printf 'NATS_URL=nats://127.0.0.1:14222\nMEDIAMIRROR_HTTP=off\nMEDIAMIRROR_NODE=b\nMEDIAMIRROR_MIRROR=media\n' >"$root/etc/mediamirror/other.env"
+units=(mediamirror-watcher@media mediamirror-replicator@media mediamirror-watcher@other mediamirror-replicator@other)
+install -d -o 33 -g 33 "$root/srv/media" "$root/srv/other"
+# It returns once each has said that it is ready.
+within systemctl start "${units[@]}"
+wrote() { install -o 33 -g 33 -m 644 <(echo "$2") "$root/srv/$1/$2"; }
+passes() { wrote media "$1" && until_true "mirrored file $1" 30 cmp "$root/srv/media/$1" "$root/srv/other/$1"; }
+passes first
+wrote other back && until_true "file that came back" 30 cmp "$root/srv/media/back" "$root/srv/other/back"
+pid() { within systemctl show -P MainPID "$1"; }
+# All but the media folder and the state is read-only.
+sees() { within nsenter -t "$(pid mediamirror-watcher@media)" -m "$@"; }
+sees touch /srv/media/probe.tmp
+if sees touch /etc/mediamirror/written 2>/dev/null; then echo "the unit may write to /etc" >&2; exit 1; fi
+
+# another UNIT PID: it runs again, as another process.
+another() { within systemctl is-active -q "$1" && [[ $(pid "$1") != "$2" ]]; }
+say "a process that is killed is started again, and so is one that does not turn (watchdog, 30 s)"
+was=$(pid mediamirror-watcher@media)
+within kill -KILL "$was"
+until_true "restart after kill -9" 30 another mediamirror-watcher@media "$was"
+was=$(pid mediamirror-replicator@other)
+within kill -STOP "$was"
+until_true "restart by the watchdog" 90 another mediamirror-replicator@other "$was"
+passes second
 
 say "upgrade, while they run"
+was=$(pid mediamirror-watcher@media)
 echo '# of the operator' >>"$root/etc/mediamirror/config.toml"
-within env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "/tmp/${newer##*/}" >&2
+within apt-get install -y -q --no-install-recommends "/opt/${newer##*/}" >&2
 [[ $(within dpkg-query -W -f='${Version}' mediamirror) == "$version-2" ]]
 grep -q '^# of the operator' "$root/etc/mediamirror/config.toml"
-pkill -TERM -f "^/usr/bin/mediamirror-"
-until_true "end of the old programs" sh -c '! pgrep -f "^/usr/bin/mediamirror-"'
-node a watcher run 2>"$root/tmp/a.log" &
-node b replicator run 2>"$root/tmp/b.log" &
-echo second >"$root/srv/a/second"
-until_true "mirrored file after the upgrade" cmp "$root/srv/a/second" "$root/srv/b/second"
-pkill -TERM -f "^/usr/bin/mediamirror-"
-until_true "end of the programs" sh -c '! pgrep -f "^/usr/bin/mediamirror-"'
+until_true "restart by the upgrade" 30 another mediamirror-watcher@media "$was"
+passes third
 
 say "remove, purge"
-install -d -o 33 -g 33 "$root/var/lib/mediamirror"
 within apt-get remove -y -q mediamirror >&2
+if pgrep -f "^/usr/bin/mediamirror-" >&2; then echo "programs run on after the package is gone" >&2; exit 1; fi
 test ! -e "$root/usr/bin/mediamirror-watcher"
 test -e "$root/etc/mediamirror/config.toml" -a -d "$root/var/lib/mediamirror"
 within apt-get purge -y -q mediamirror >&2
 test ! -e "$root/etc/mediamirror/config.toml" -a ! -d "$root/var/lib/mediamirror"
-cmp "$root/srv/a/second" "$root/srv/b/second"
+cmp "$root/srv/media/third" "$root/srv/other/third"
 say "the package installs, works, upgrades, and goes"
 echo "$deb"

@@ -132,6 +132,13 @@ if $full; then
   # One at a time: gigabytes and milliseconds do not go together.
   RUST_TEST_THREADS=1 tested cargo test --release --workspace --no-fail-fast -- --ignored "${skip[@]}"
 
+  step "advisories, licences and sources"
+  command -v cargo-deny >/dev/null || cargo install cargo-deny --locked
+  cargo deny check || broken_runs=$((broken_runs + 1))
+
+  step "fuzzing, a minute each"
+  deploy/fuzz.sh 60 || broken_runs=$((broken_runs + 1))
+
   step "the package"
   deploy/package.sh --check || broken_runs=$((broken_runs + 1))
 

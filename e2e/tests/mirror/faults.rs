@@ -55,6 +55,9 @@ fn count(folder: &Path) -> usize {
 fn restarted(node: &mut Node, role: Role) {
     assert_eq!(node.stop(role).code(), Some(0));
     node.start(role);
+    // Before it speaks it has no say in how SIGTERM ends it.
+    let process = node.process(role);
+    wait_until(LONG, "the first line of a log", || !process.log().is_empty());
 }
 
 fn killed(node: &mut Node, role: Role) {

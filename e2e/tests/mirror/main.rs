@@ -7,6 +7,7 @@
 mod adopting;
 mod doctor;
 mod embedded;
+mod erasure;
 mod faults;
 mod full;
 mod healing;

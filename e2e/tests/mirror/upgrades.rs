@@ -2,6 +2,7 @@
 
 use common::hash::ContentHash;
 use e2e::{LONG, Mirror, Node, Role, SOON, Tree, content, wait_for, write};
+use rusqlite::Connection;
 use std::{fs, path::Path, process::Command};
 
 /// Broker and nodes as an older build has left them; nothing runs. See `e2e/recorded/README.md`.
@@ -14,12 +15,12 @@ fn recorded() -> Mirror {
     mirror
 }
 
+fn open(node: &Node) -> Connection {
+    Connection::open(node.state().join("index.db")).unwrap()
+}
+
 fn schema(node: &Node) -> u32 {
-    // Whoever closes it last puts what is in the write-ahead log into the file.
-    node.change_index(|_| Ok(()));
-    // Where SQLite keeps `user_version` in the head of a file.
-    let bytes = fs::read(node.state().join("index.db")).unwrap();
-    u32::from_be_bytes(bytes[60..64].try_into().unwrap())
+    open(node).pragma_query_value(None, "user_version", |row| row.get(0)).unwrap()
 }
 
 #[test]
@@ -89,11 +90,11 @@ fn an_index_of_a_newer_build_is_refused_and_not_touched() {
     write(&mirror.nodes[0].path("f"), b"f");
     mirror.wait_equal(SOON);
     mirror.nodes[0].stop_both();
-    let path = mirror.nodes[0].state().join("index.db");
     assert_eq!(schema(&mirror.nodes[0]), 2);
-    let mut bytes = fs::read(&path).unwrap();
-    bytes[60..64].copy_from_slice(&99u32.to_be_bytes());
-    fs::write(&path, &bytes).unwrap();
+    // Who closes it last puts what is in the write-ahead log into the file.
+    open(&mirror.nodes[0]).pragma_update(None, "user_version", 99).unwrap();
+    let path = mirror.nodes[0].state().join("index.db");
+    let bytes = fs::read(&path).unwrap();
     for role in Role::ALL {
         let refused = mirror.nodes[0].run(role, &["run"]);
         assert_eq!(refused.code, Some(1), "{refused:?}");

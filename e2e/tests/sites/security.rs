@@ -74,6 +74,7 @@ fn the_mirror_runs_under_the_shipped_users_and_what_they_must_not_do_is_refused(
     let operator = site.broker.client("operator", "_INBOX");
     forbidden_acts(&site, &operator);
     injections(&mut site, &operator);
+    shut_out(&mut site);
 
     let seeds: Vec<String> = ["a-watcher", "a-replicator", "b-watcher", "b-replicator"]
         .map(|user| fs::read_to_string(site.broker.seed(user)).unwrap().trim().to_owned())
@@ -200,6 +201,35 @@ fn injections(site: &mut Site, operator: &Intruder) {
     site.start(0, Role::Replicator);
     site.start(1, Role::Replicator);
     site.wait_equal(402);
+}
+
+/// A node whose name is left out is shut out at once, and let in again with the keys that it has. One whose key is deleted gets another.
+fn shut_out(site: &mut Site) {
+    site.broker.make_keys("a", &[]).succeeded();
+    site.broker.reload();
+    wait_for(SOON, "b to be told", || {
+        let log = site.nodes[1].process(Role::Watcher).log().to_lowercase();
+        if log.contains("authorization") || log.contains("credentials") { Ok(()) } else { Err(log) }
+    });
+    write(&site.nodes[1].path("while shut out"), b"kept");
+    write(&site.nodes[0].path("for nobody yet"), b"kept, too");
+    site.broker.make_keys("a,b", &[]).succeeded();
+    site.broker.reload();
+    for role in Role::ALL {
+        // Who is told that its credentials are no good may end, and is started again.
+        if !site.nodes[1].process(role).is_running() {
+            assert_ne!(site.nodes[1].ended(role, SOON).code(), Some(0));
+            site.start(1, role);
+        }
+    }
+    site.wait_equal(404);
+    let key = |site: &Site| fs::read_to_string(site.broker.seed("b-watcher")).unwrap();
+    let before = key(site);
+    for end in ["nk", "pub"] {
+        fs::remove_file(site.broker.seed("b-watcher").with_extension(end)).unwrap();
+    }
+    site.broker.make_keys("a,b", &[]).succeeded();
+    assert_ne!(key(site), before);
 }
 
 /// Rights on subjects alone do not do it: this is what the accounts are for.
