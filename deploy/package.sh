@@ -122,10 +122,10 @@ if sees touch /etc/mediamirror/written 2>/dev/null; then echo "the unit may writ
 another() { within systemctl is-active -q "$1" && [[ $(pid "$1") != "$2" ]]; }
 say "a process that is killed is started again, and so is one that does not turn (watchdog, 30 s)"
 was=$(pid mediamirror-watcher@media)
-within kill -KILL "$was"
+within systemctl kill -s KILL mediamirror-watcher@media
 until_true "restart after kill -9" 30 another mediamirror-watcher@media "$was"
 was=$(pid mediamirror-replicator@other)
-within kill -STOP "$was"
+within systemctl kill -s STOP mediamirror-replicator@other
 until_true "restart by the watchdog" 90 another mediamirror-replicator@other "$was"
 passes second
 
