@@ -1,6 +1,6 @@
 //! The manual's way to erase a file for good (`docs/OPERATIONS.md`, "Legal erasure"), step by step.
 
-use e2e::{LONG, Mirror, Node, Role, SOON, wait_for, write};
+use e2e::{LONG, Mirror, Node, Role, SOON, write};
 use std::{fs, os::unix::ffi::OsStrExt, path::Path, process::Command};
 
 /// What no file may have in it afterwards.
@@ -78,16 +78,17 @@ fn a_file_is_erased_by_the_steps_of_the_manual() {
     let chunks = mirror.nats().chunks();
     assert!(hashes.iter().all(|hash| !chunks.iter().any(|chunk| chunk.contains(hash))), "{chunks:?}");
 
-    // Out of the broker's files, and the name out of the log.
+    // Out of the broker's files, and the name out of log and indexes.
+    mirror.nodes.iter_mut().for_each(Node::stop_both);
     mirror.broker.stop();
     fs::remove_dir_all(mirror.broker.store()).unwrap();
+    mirror.nodes.iter().for_each(|node| fs::remove_dir_all(node.state()).unwrap());
     mirror.find_broker();
     mirror.broker.start();
-    wait_for(LONG, "a new log", || match mirror.log_tree().0.len() {
-        2 => Ok(()),
-        other => Err(format!("{other} paths")),
-    });
-    mirror.wait_recovered(LONG);
+    mirror.nodes.iter_mut().for_each(Node::start_both);
+    let tree = mirror.wait_agreed(LONG);
+    assert_eq!(tree.0.len(), 2);
     assert!(mirror.log_of("uploads/cat.jpg").is_empty());
     assert_eq!(marked(mirror.dir()), Vec::<String>::new());
+    assert!(mirror.nodes.iter().all(|node| node.lost_conflicts().is_empty()));
 }
