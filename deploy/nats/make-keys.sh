@@ -50,10 +50,10 @@ coded() {
       crc=$(((crc & 0x8000 ? (crc << 1) ^ 0x1021 : crc << 1) & 0xffff))
     done
   done
-  printf '%s%02x%02x' "$hex" $((crc & 255)) $((crc >> 8)) | xxd_ | base32 -w 0 | tr -d =
+  printf '%s%02x%02x' "$hex" $((crc & 255)) $((crc >> 8)) | bytes | base32 -w 0 | tr -d =
 }
 # Text of hexadecimal digits as bytes.
-xxd_() { local hex; hex=$(cat); printf '%b' "$(sed 's/../\\x&/g' <<<"$hex")"; }
+bytes() { local hex; hex=$(cat); printf '%b' "$(sed 's/../\\x&/g' <<<"$hex")"; }
 
 # nkey NAME: makes the user's seed where there is none; prints its public key.
 nkey() {

@@ -14,6 +14,11 @@ use std::{
 /// free again.
 const PORTS: std::ops::Range<u16> = 12_000..32_000;
 
+/// The server that tests run with.
+pub fn nats_server() -> PathBuf {
+    std::env::var_os("MEDIAMIRROR_NATS_SERVER").unwrap_or("nats-server".into()).into()
+}
+
 /// A nats-server, running or not, on one port and one store for its whole life.
 pub struct Broker {
     binary: PathBuf,
@@ -37,7 +42,7 @@ pub struct Traffic {
 impl Broker {
     /// Not started yet: the port is chosen, the configuration written.
     pub fn prepared(dir: &Path) -> Self {
-        let binary = std::env::var_os("MEDIAMIRROR_NATS_SERVER").unwrap_or("nats-server".into()).into();
+        let binary = nats_server();
         let broker = Self {
             binary,
             dir: dir.to_owned(),

@@ -1,7 +1,7 @@
 //! Three nats-servers of a test's own that keep three copies of everything.
 
 use crate::{
-    broker::free_port,
+    broker::{free_port, nats_server},
     http::fetch,
     process::Process,
     wait::{LONG, wait_until},
@@ -63,8 +63,7 @@ impl Cluster {
 
     /// Starts one; does not wait.
     pub fn launch(&mut self, n: usize) {
-        let program = std::env::var_os("MEDIAMIRROR_NATS_SERVER").unwrap_or("nats-server".into());
-        let mut command = Command::new(program);
+        let mut command = Command::new(nats_server());
         command.arg("-c").arg(self.config(n));
         self.servers[n].process = Some(Process::spawn(&format!("nats-{n}"), &self.dir, command));
     }

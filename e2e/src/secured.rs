@@ -1,7 +1,7 @@
 //! A nats-server under the configuration that `deploy/nats` ships, with keys of a test's own.
 
 use crate::{
-    broker::free_port,
+    broker::{free_port, nats_server},
     node::Node,
     process::{Finished, Process, run},
     tree::copy_folder,
@@ -59,7 +59,7 @@ impl Secured {
     /// Starts it on `server.conf`, and waits until it serves. Only addresses and the store are not the shipped ones.
     pub fn start(&mut self) {
         let monitor = free_port();
-        let mut command = Command::new(program());
+        let mut command = Command::new(nats_server());
         command.arg("-c").arg(self.config.join("server.conf"));
         command.args(["-a", "127.0.0.1", "-p", &self.port.to_string(), "-m", &monitor.to_string()]);
         self.process = Some(Process::spawn("nats", &self.config, command));
@@ -97,7 +97,7 @@ impl Secured {
         Node::new(dir, name, Some(self.url()))
     }
 
-    /// A client of this user. `name`: of its inboxes.
+    /// A client of this user. `inboxes`: what their subjects begin with.
     pub fn client(&self, user: &str, inboxes: &str) -> Intruder {
         Intruder::connect(&self.url(), Some(&self.authority()), inboxes, |options| {
             options.nkey(fs::read_to_string(self.seed(user)).expect("a seed").trim().to_owned())
@@ -105,13 +105,9 @@ impl Secured {
     }
 }
 
-fn program() -> std::ffi::OsString {
-    std::env::var_os("MEDIAMIRROR_NATS_SERVER").unwrap_or("nats-server".into())
-}
-
 /// Has a server only look at a configuration.
 pub fn look_at(config: &Path) -> Finished {
-    let mut command = Command::new(program());
+    let mut command = Command::new(nats_server());
     command.arg("-t").arg("-c").arg(config);
     run(SOON, command)
 }

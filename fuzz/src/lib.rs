@@ -51,7 +51,7 @@ pub fn payload(bytes: &[u8]) {
     let given = String::from_utf8_lossy(&bytes[..end]).into_owned();
     let payload = bytes.get(end + 1..).unwrap_or_default();
     // A payload of made up bytes names another path: let it come on the subject of that one, too.
-    let own = serde_path(payload).map(|path| subjects().of(&path));
+    let own = path_within(payload).map(|path| subjects().of(&path));
     for subject in [Some(given), own].into_iter().flatten() {
         let Ok(event) = Event::decode(&subjects(), &subject, payload) else { continue };
         assert_eq!(subjects().of(&event.path), subject);
@@ -62,7 +62,7 @@ pub fn payload(bytes: &[u8]) {
 }
 
 /// What stands behind `"path":"` in bytes that look like JSON.
-fn serde_path(payload: &[u8]) -> Option<MediaPath> {
+fn path_within(payload: &[u8]) -> Option<MediaPath> {
     let text = std::str::from_utf8(payload).ok()?;
     let (_, rest) = text.split_once("\"path\":\"")?;
     MediaPath::new(rest.split('"').next()?.as_bytes()).ok()

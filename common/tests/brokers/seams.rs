@@ -14,7 +14,7 @@ use common::{
     broker::BrokerError,
     event::Version,
     hash::ContentHash,
-    log::{self, Delivery, EventLog, Follower, JetStreamLog, LogOptions, Published},
+    log::{self, Delivery, EventLog, Follower, JetStreamFollower, JetStreamLog, LogOptions, Published},
     names::MirrorName,
 };
 use futures_util::{TryStreamExt, future::join_all};
@@ -296,13 +296,19 @@ fn a_log_that_vanishes_is_absent() {
     });
 }
 
+/// Log, blobs and a follower of a mirror of their own.
+async fn handles(server: &Server) -> (JetStreamLog, NatsBlobs, JetStreamFollower) {
+    let (client, mirror) = (server.client().await, fresh_mirror());
+    let log = JetStreamLog::open(client.clone(), log_options(&mirror, None)).await.expect("a log");
+    let blobs = NatsBlobs::open(client, blob_options(&mirror, false)).await.expect("a bucket");
+    let follower = log.follow(&"n".parse().expect("a name")).await.expect("a follower");
+    (log, blobs, follower)
+}
+
 #[test]
 fn every_wait_ends_when_the_server_is_gone() {
     on_each_server(async |server| {
-        let (client, mirror) = (server.client().await, fresh_mirror());
-        let log = JetStreamLog::open(client.clone(), log_options(&mirror, None)).await.expect("a log");
-        let blobs = NatsBlobs::open(client, blob_options(&mirror, false)).await.expect("a bucket");
-        let mut follower = log.follow(&"n".parse().expect("a name")).await.expect("a follower");
+        let (log, blobs, mut follower) = handles(&server).await;
         server.stop();
         let event = log::contract::event("a", b"1", Version::ZERO);
         let (hash, bytes) = (ContentHash::of(b"1"), Bytes::from_static(b"1"));
@@ -325,10 +331,7 @@ fn every_wait_ends_when_the_server_is_gone() {
 #[test]
 fn a_restarted_server_is_used_again_by_the_same_handles() {
     on_each_server(async |server| {
-        let (client, mirror) = (server.client().await, fresh_mirror());
-        let log = JetStreamLog::open(client.clone(), log_options(&mirror, None)).await.expect("a log");
-        let blobs = NatsBlobs::open(client, blob_options(&mirror, false)).await.expect("a bucket");
-        let mut follower = log.follow(&"n".parse().expect("a name")).await.expect("a follower");
+        let (log, blobs, mut follower) = handles(&server).await;
         let Ok(Published::Stored(first)) = log.publish(&log::contract::event("a", b"1", Version::ZERO)).await
         else {
             panic!("not stored")

@@ -30,12 +30,17 @@ impl Site {
         self.nodes[node].start_with(role, &arguments);
     }
 
-    /// A command of a user that is no node. Returns what it printed.
-    fn run(&self, user: &str, role: Role, arguments: &[&str]) -> String {
+    /// A command of a user that is no node.
+    fn command(&self, user: &str, role: Role, arguments: &[&str]) -> Command {
         let mut command = Command::new(role.program());
         command.args(arguments).args(["--node", user, "--nats-url", &self.broker.url()]);
         command.arg("--state").arg(self.dir.path().join(user)).args(self.broker.login(user));
-        e2e::run(SOON, command).succeeded().stdout
+        command
+    }
+
+    /// Runs it. Returns what it printed.
+    fn run(&self, user: &str, role: Role, arguments: &[&str]) -> String {
+        e2e::run(SOON, self.command(user, role, arguments)).succeeded().stdout
     }
 
     fn wait_equal(&self, files: usize) {
@@ -298,9 +303,7 @@ fn client_certificates_and_a_context_of_the_nats_cli_are_enough() {
     let site = Site::running(&["--client-certificates"]);
     let secrets = site.broker.config().join("secrets");
     let user = |end: &str| secrets.join(format!("users/operator{end}"));
-    let mut without = Command::new(Role::Replicator.program());
-    without.args(["provision", "--nodes", "a", "--node", "operator", "--nats-url", &site.broker.url()]);
-    without.arg("--state").arg(site.dir.path().join("s")).args(site.broker.login("operator"));
+    let without = site.command("operator", Role::Replicator, &["provision", "--nodes", "a"]);
     let refused = e2e::run(SOON, without);
     assert_ne!(refused.code, Some(0), "{refused:?}");
 
